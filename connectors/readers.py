@@ -1,0 +1,160 @@
+"""Reading input files: rows as they are, and the canonical examples they hold.
+
+`find_files` says which files an input of a recipe means; `read_rows` gives the rows of one file, whatever
+kind of file it is; `read_examples` makes them into canonical rows. What cannot be read is given as a bad row
+with a reason in the place where it stood, so every row of a file comes out as at least one item.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+from connectors.chat_formats import parse_row
+from connectors.csv_rows import csv_rows
+from connectors.decompress import ByteSource, file_bytes
+from connectors.examples import EXCERPT_CHARS, BadRow, example_id, example_row
+from connectors.fields import Layout, found, layout_of
+from connectors.inputs import InputFile, InputSpec, find_files
+from connectors.json_rows import json_file, json_lines
+from connectors.lines import Numbered, Row, UnreadableRow
+from connectors.tables import table_rows
+
+__all__ = ["InputFile", "InputSpec", "Item", "find_files", "read_examples", "read_rows"]
+
+_PROGRESS_ROWS = 256  # asking where a file stands costs a system call
+
+
+class Item(NamedTuple):
+    """One thing read from a file.
+
+    Attributes:
+        kind: Whether `row` has the columns of EXAMPLE_SCHEMA or of BAD_ROW_SCHEMA.
+        row: The row.
+        position: Bytes of the stored file read so far; runs ahead of the rows, never backwards.
+    """
+
+    kind: Literal["example", "bad"]
+    row: dict[str, Any]
+    position: int
+
+
+def read_rows(file: InputFile) -> Iterator[tuple[int | None, Row, int]]:
+    """Rows of a file in order. Blank lines are not rows; bad data never raises.
+
+    Yields:
+        (row number, row or BadRow, bytes of the stored file read so far). The number is the line in JSON
+        lines and the record elsewhere, from 1; None where the whole file, or all that is left of it, is bad.
+
+    Raises:
+        OSError: If the file cannot be opened or read, as opposed to holding bad data.
+    """
+    if file.kind == "parquet" or file.kind == "arrow":
+        rows = table_rows(file.path, file.kind, file.compression)
+    else:
+        rows = _text_rows(file)
+    empty = True
+    for item in rows:
+        empty = False
+        yield item
+    if empty:
+        yield None, BadRow("empty file", "the file holds no rows"), file_bytes(file.path)
+
+
+def read_examples(file: InputFile) -> Iterator[Item]:
+    """Canonical rows of a file, and bad rows in the place where they stood.
+
+    A row may give several examples (message trees, nested instances, preference pairs).
+
+    Raises:
+        OSError: If the file cannot be opened or read, as opposed to holding bad data.
+    """
+    mapped = tuple(sorted(file.fields.items()))
+    prevailing: Layout | None = None
+    for number, row, position in read_rows(file):
+        if isinstance(row, BadRow) or number is None:
+            yield Item("bad", _bad(file, number, row), position)
+            continue
+        try:
+            parts = _parts(file, number, row, mapped)
+        except BadRow as bad:
+            yield Item("bad", _bad(file, number, row, _named_after(prevailing, bad, row)), position)
+            continue
+        except RecursionError:
+            deep = BadRow("nested too deeply", "a field holds too many nested values")
+            yield Item("bad", _bad(file, number, row, deep), position)
+            continue
+        prevailing = layout_of(tuple(row), file.format, mapped)
+        for kind, part in parts:
+            yield Item(kind, part, position)
+
+
+def _text_rows(file: InputFile) -> Iterator[tuple[int | None, Row, int]]:
+    readers: dict[str, Callable[[ByteSource], Iterator[Numbered]]] = {
+        "jsonl": json_lines,
+        "csv": csv_rows,
+        "tsv": lambda source: csv_rows(source, "\t"),
+    }
+    with ByteSource(file.path, file.compression) as source:
+        if file.kind == "json":
+            yield from json_file(source)
+            return
+        position = 0
+        for count, (number, row) in enumerate(readers[file.kind](source)):
+            if count % _PROGRESS_ROWS == 0:
+                position = source.consumed()
+            yield number, row, position
+
+
+def _parts(
+    file: InputFile, number: int, row: dict[str, Any], mapped: tuple[tuple[str, str], ...]
+) -> list[tuple[Literal["example", "bad"], dict[str, Any]]]:
+    """All that one row gives; parts of it that cannot be read stand beside those that can."""
+    parts: list[tuple[Literal["example", "bad"], dict[str, Any]]] = []
+    seen: set[str] = set()
+    for read in parse_row(row, file.format, mapped, file.pairs):
+        if isinstance(read, BadRow):
+            parts.append(("bad", _bad(file, number, row, read)))
+            continue
+        name = read.part
+        while name in seen:  # a tree may name two messages alike; ids stay unique
+            name += "_"
+        seen.add(name)
+        identity = example_id(file.source, file.name, number, name)
+        parts.append(("example", example_row(read, file.source, identity)))
+    return parts
+
+
+def _named_after(prevailing: Layout | None, bad: BadRow, row: dict[str, Any]) -> BadRow:
+    """Says which field the rows before had, where a row lacks its response."""
+    if prevailing is None or bad.reason not in ("missing response", "unknown format"):
+        return bad
+    wanted, prompt = prevailing.names.get("response"), prevailing.names.get("prompt")
+    if wanted is None or wanted in row or prompt not in row:
+        return bad
+    return BadRow("missing response", f"wanted field '{wanted}', as in the rows before; {found(row)}")
+
+
+def _bad(file: InputFile, number: int | None, row: Row, bad: BadRow | None = None) -> dict[str, Any]:
+    """The bad row for `bad`, or for `row` where that is what is wrong."""
+    if isinstance(row, BadRow):
+        bad, excerpt = row, row.excerpt if isinstance(row, UnreadableRow) else ""
+    else:
+        excerpt = _excerpt(row)
+    bad = bad or BadRow("unreadable")
+    return {
+        "source": file.source,
+        "path": file.path,
+        "row": number,
+        "reason": bad.reason,
+        "detail": bad.detail.encode("utf-8", "replace").decode(),
+        "excerpt": excerpt[:EXCERPT_CHARS].encode("utf-8", "replace").decode() or None,
+    }
+
+
+def _excerpt(row: dict[str, Any]) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, default=str)
+    except RecursionError:
+        return ", ".join(row)

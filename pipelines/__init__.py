@@ -1,0 +1,1 @@
+"""Beam stages, selectors, recipes, command line, report."""

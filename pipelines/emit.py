@@ -1,0 +1,380 @@
+"""Stage emit: decisions and texts joined into the published files, then put in place in one step.
+
+Every example ends in exactly one of two outputs: train (kept) or dropped (with the stage and the reason).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from connectors.examples import EXAMPLE_SCHEMA, EXCERPT_CHARS, prompt_text, response_text
+from connectors.manifest import MANIFEST
+from connectors.shards import ShardWriter, Unit, group_units, read_rows_between, read_stats, read_unit
+from pipelines.dedupe import copies_in
+from pipelines.ingest import bad_path
+from pipelines.progress import ProgressCounter
+from pipelines.recipe import Recipe
+from pipelines.select import DECISION_FIELDS, TOKEN_COLUMNS
+from pipelines.stages import StageResult, Workspace, run_stage
+
+ROWS_PER_FILE = 65_536
+OUTPUTS = ("train", "dropped", "scores")
+IGNORED = -100  # label of a token that is not trained on, as torch's cross-entropy and every trainer have it
+
+DROPPED_FIELDS = [
+    ("id", pa.string()),
+    ("source", pa.string()),
+    ("stage", pa.string()),
+    ("reason", pa.string()),
+    ("duplicate_of", pa.string()),
+    ("similarity", pa.float64()),
+    ("prompt_excerpt", pa.string()),
+    ("response_excerpt", pa.string()),
+]
+
+
+@dataclass(frozen=True)
+class EmitTask:
+    """Consecutive units that become one file of each output."""
+
+    file: str
+    units: tuple[Unit, ...]
+    scores: tuple[str, ...]
+    duplicates: str
+    decisions: str
+    tokens: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns of the outputs, read from the schemas of the stages before."""
+
+    scores: tuple[pa.Field, ...]
+    decisions: tuple[pa.Field, ...]
+    tokens: bool
+
+    @property
+    def train(self) -> pa.Schema:
+        """Canonical columns, scores, weight, decision columns, and token ids when asked for."""
+        fields = [
+            *EXAMPLE_SCHEMA,
+            *self.scores,
+            pa.field("weight", pa.float32()),
+            pa.field("reason", pa.string()),
+        ]
+        fields += self.decisions
+        if self.tokens:
+            fields += [pa.field("input_ids", pa.list_(pa.int32())), pa.field("labels", pa.list_(pa.int32()))]
+        return pa.schema(fields)
+
+    @property
+    def dropped(self) -> pa.Schema:
+        """Where and why a row went, with the scores it had."""
+        return pa.schema([*pa.schema(DROPPED_FIELDS), *self.scores, *self.decisions])
+
+    @property
+    def scored(self) -> pa.Schema:
+        """Id and score columns."""
+        return pa.schema([pa.field("id", pa.string()), *self.scores])
+
+
+def layout_of(task: EmitTask) -> Layout:
+    """The columns that this run's outputs have."""
+    scores = pq.read_schema(task.scores[0]) if task.scores else pa.schema([])
+    decisions = pq.read_schema(task.decisions)
+    known = {name for name, _ in DECISION_FIELDS} | {"token_keep"}
+    return Layout(
+        scores=tuple(f for f in scores if f.name != "id" and f.name not in TOKEN_COLUMNS),
+        decisions=tuple(f for f in decisions if f.name not in known),
+        tokens=task.tokens,
+    )
+
+
+class WriteOutputs(beam.DoFn):
+    """Writes one file of each output; the train file, which marks the task as done, last."""
+
+    def __init__(self, folder: str, counts: str) -> None:
+        self.folder = folder
+        self.progress = ProgressCounter(counts)
+
+    def process(self, task: EmitTask) -> Iterator[str]:
+        """Yields the name of the finished train file."""
+        layout = layout_of(task)
+        schemas = {"train": layout.train, "dropped": layout.dropped, "scores": layout.scored}
+        counts = _new_counts()
+        with ExitStack() as stack:
+            # Closed, and so named, in the reverse order: train last.
+            writers = {
+                name: stack.enter_context(
+                    ShardWriter(Path(self.folder) / _output_file(task.file, name), schema)
+                )
+                for name, schema in schemas.items()
+            }
+            for index, unit in enumerate(task.units):
+                outputs = join_unit(unit, task, task.scores[index] if task.scores else None, layout)
+                for name, table in outputs.items():
+                    writers[name].write(table)
+                _count(counts, outputs, layout)
+                self.progress(rows=unit.rows)
+            writers["train"].stats = {
+                key: dict(value) if isinstance(value, Counter) else value for key, value in counts.items()
+            }
+        yield task.file
+
+
+def _output_file(train_file: str, output: str) -> str:
+    return train_file.replace("train-", f"{output}-", 1)
+
+
+def join_unit(unit: Unit, task: EmitTask, scores: str | None, layout: Layout) -> dict[str, pa.Table]:
+    """The rows of a unit, each in exactly one of `train` and `dropped`; `scores` holds the scored ones."""
+    stop = unit.row_start + unit.rows
+    examples = read_unit(unit)
+    duplicates = copies_in(task.duplicates, unit)
+    decisions = read_rows_between(task.decisions, unit.row_start, stop)
+    scored = pq.read_table(scores) if scores else None
+
+    is_duplicate = np.zeros(unit.rows, np.bool_)
+    is_duplicate[duplicates["row"].to_numpy() - unit.row_start] = True
+    kept = np.zeros(unit.rows, np.bool_)
+    kept[decisions["row"].to_numpy() - unit.row_start] = decisions["keep"].to_numpy(zero_copy_only=False)
+    # Position of each row among the candidates, and among the duplicates; null where it is not one.
+    candidate = _positions(~is_duplicate)
+    duplicate = _positions(is_duplicate)
+
+    train = _train(examples, decisions, scored, kept, candidate, layout)
+    dropped = _dropped(examples, duplicates, decisions, scored, ~kept, candidate, duplicate, layout)
+    columns = layout.scored.names
+    return {
+        "train": train,
+        "dropped": dropped,
+        "scores": scored.select(columns) if scored else _empty(layout.scored),
+    }
+
+
+def _positions(mask: npt.NDArray[np.bool_]) -> pa.Array:
+    return pa.array(np.cumsum(mask) - 1, pa.int64(), mask=~mask)
+
+
+def _empty(schema: pa.Schema) -> pa.Table:
+    return schema.empty_table()
+
+
+def _train(
+    examples: pa.Table,
+    decisions: pa.Table,
+    scored: pa.Table | None,
+    kept: npt.NDArray[np.bool_],
+    candidate: pa.Array,
+    layout: Layout,
+) -> pa.Table:
+    at = candidate.filter(pa.array(kept))
+    table = examples.filter(pa.array(kept))
+    decided = decisions.take(at)
+    own = scored.take(at) if scored is not None else None
+    columns = list(table.columns)
+    if own is not None:
+        columns += [own[field.name] for field in layout.scores]
+    columns += [pa.array(np.ones(table.num_rows, np.float32)), decided["reason"]]
+    columns += [decided[field.name] for field in layout.decisions]
+    if layout.tokens and own is not None:
+        columns += list(_labelled(own, decided["token_keep"]))
+    return pa.Table.from_arrays(columns, schema=layout.train)
+
+
+def _labelled(scored: pa.Table, token_keep: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+    """`input_ids` (prompt + response) and `labels` (IGNORED on the prompt and on pruned response tokens)."""
+    ids, labels = [], []
+    rows = zip(
+        scored["prompt_ids"].to_pylist(),
+        scored["response_ids"].to_pylist(),
+        token_keep.to_pylist(),
+        strict=True,
+    )
+    for prompt, response, mask in rows:
+        ids.append(prompt + response)
+        trained = (
+            response if mask is None else [t if m else IGNORED for t, m in zip(response, mask, strict=True)]
+        )
+        labels.append([IGNORED] * len(prompt) + trained)
+    return pa.array(ids, pa.list_(pa.int32())), pa.array(labels, pa.list_(pa.int32()))
+
+
+def _dropped(
+    examples: pa.Table,
+    duplicates: pa.Table,
+    decisions: pa.Table,
+    scored: pa.Table | None,
+    lost: npt.NDArray[np.bool_],
+    candidate: pa.Array,
+    duplicate: pa.Array,
+    layout: Layout,
+) -> pa.Table:
+    chosen = pa.array(lost)
+    table = examples.filter(chosen)
+    at, twin = candidate.filter(chosen), duplicate.filter(chosen)
+    decided, copies = decisions.take(at), duplicates.take(twin)
+    kinds = pc.binary_join_element_wise(copies["kind"], pa.scalar("duplicate"), " ")
+    messages = table["messages"].to_pylist()
+    columns: list[Any] = [
+        table["id"],
+        table["source"],
+        pc.if_else(pc.is_valid(twin), "dedupe", decided["stage"]),
+        pc.coalesce(kinds, decided["reason"]),
+        copies["duplicate_of"],
+        copies["similarity"],
+        pa.array([prompt_text(turns)[:EXCERPT_CHARS] for turns in messages], pa.string()),
+        pa.array([response_text(turns)[:EXCERPT_CHARS] for turns in messages], pa.string()),
+    ]
+    if scored is not None:
+        own = scored.take(at)
+        columns += [own[field.name] for field in layout.scores]
+    columns += [decided[field.name] for field in layout.decisions]
+    return pa.Table.from_arrays(columns, schema=layout.dropped)
+
+
+def _new_counts() -> dict[str, Any]:
+    return {
+        "kept": 0,
+        "dropped": 0,
+        "tokens_kept": 0,
+        "tokens_trained": 0,
+        "dropped_reasons": Counter[str](),
+        "stages": Counter[str](),
+    }
+
+
+def _count(counts: dict[str, Any], outputs: dict[str, pa.Table], layout: Layout) -> None:
+    train, dropped = outputs["train"], outputs["dropped"]
+    counts["kept"] += train.num_rows
+    counts["dropped"] += dropped.num_rows
+    counts["dropped_reasons"].update(dropped["reason"].to_pylist())
+    counts["stages"].update(dropped["stage"].to_pylist())
+    if layout.scores:
+        response = pc.sum(train["response_tokens"]).as_py() or 0
+        counts["tokens_kept"] += (pc.sum(train["prompt_tokens"]).as_py() or 0) + response
+        labels = pc.list_flatten(train["labels"]) if layout.tokens else None
+        counts["tokens_trained"] += (
+            response if labels is None else pc.sum(pc.not_equal(labels, IGNORED)).as_py() or 0
+        )
+
+
+def emit(
+    space: Workspace,
+    recipe: Recipe,
+    units: Sequence[Unit],
+    clusters: StageResult,
+    scores: StageResult | None,
+    selected: StageResult,
+) -> StageResult:
+    """Writes the output files of a run into the stage's folder; `publish` puts them in place."""
+    prunes = any(selector.prunes_tokens for selector in recipe.select)
+    tokens = scores is not None and (
+        recipe.emit.tokens == "always" or (recipe.emit.tokens == "auto" and prunes)
+    )
+    groups = group_units(units, ROWS_PER_FILE)
+    score_of = dict(zip((unit.name for unit in units), scores.paths, strict=True)) if scores else {}
+    tasks = [
+        EmitTask(
+            f"train-{index:05d}-of-{len(groups):05d}.parquet",
+            group,
+            tuple(score_of[unit.name] for unit in group) if scores else (),
+            clusters.paths[0],
+            selected.paths[0],
+            tokens,
+        )
+        for index, group in enumerate(groups)
+    ]
+
+    def build(collection: beam.PCollection, folder: str) -> None:
+        _ = collection | "write outputs" >> beam.ParDo(WriteOutputs(folder, space.counts("emit")))
+
+    inputs = [stage for stage in (clusters, scores, selected) if stage]
+    total = sum(unit.rows for unit in units)
+    return run_stage(
+        space, "emit", {"tokens": tokens}, inputs, tasks, build, total=total, summarise=_summarise
+    )
+
+
+def _summarise(paths: list[str]) -> dict[str, Any]:
+    totals = _new_counts()
+    for path in paths:
+        stats = read_stats(path)
+        for key, value in totals.items():
+            if isinstance(value, Counter):
+                value.update(stats[key])
+            else:
+                totals[key] += stats[key]
+    reasons = sorted(totals["dropped_reasons"].items(), key=lambda item: (-item[1], item[0]))
+    return {
+        **totals,
+        "dropped_reasons": dict(reasons),
+        "stages": dict(sorted(totals["stages"].items())),
+        "rows": totals["kept"] + totals["dropped"],
+    }
+
+
+def publish(space: Workspace, ingested: StageResult, emitted: StageResult) -> None:
+    """Puts the output folders in place, each by one rename; takes away the manifest of an earlier run first.
+
+    The files are hard links to those of the stages, so nothing is stored twice.
+    """
+    staging = space.work / "publish"
+    shutil.rmtree(staging, ignore_errors=True)
+    folder = Path(emitted.folder)
+    for output in OUTPUTS:
+        names = [_output_file(name, output) for name in emitted.files]
+        _link_all([folder / name for name in names], staging / output, names)
+    bad = [Path(bad_path(path)) for path in ingested.paths]
+    count = len(bad)
+    _link_all(bad, staging / "bad_rows", [f"bad_rows-{i:05d}-of-{count:05d}.parquet" for i in range(count)])
+    (space.out / MANIFEST).unlink(missing_ok=True)
+    for output in (*OUTPUTS, "bad_rows"):
+        replace_folder(staging / output, space.out / output)
+    shutil.rmtree(staging)
+
+
+def publish_bad_rows(space: Workspace, ingested: StageResult) -> Path:
+    """Puts only the bad rows in place, for a run that fails because of them."""
+    staging = space.work / "publish" / "bad_rows"
+    shutil.rmtree(staging, ignore_errors=True)
+    bad = [Path(bad_path(path)) for path in ingested.paths]
+    _link_all(bad, staging, [f"bad_rows-{i:05d}-of-{len(bad):05d}.parquet" for i in range(len(bad))])
+    (space.out / MANIFEST).unlink(missing_ok=True)
+    replace_folder(staging, space.out / "bad_rows")
+    return space.out / "bad_rows"
+
+
+def _link_all(files: Sequence[Path], folder: Path, names: Sequence[str]) -> None:
+    folder.mkdir(parents=True)
+    for file, name in zip(files, names, strict=True):
+        try:
+            os.link(file, folder / name)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(file, folder / name)
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Renames `new` to `old`, which may exist."""
+    if old.exists():
+        aside = old.with_name(f".{old.name}.old")
+        shutil.rmtree(aside, ignore_errors=True)
+        old.rename(aside)
+        new.rename(old)
+        shutil.rmtree(aside)
+    else:
+        new.rename(old)

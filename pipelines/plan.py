@@ -1,0 +1,171 @@
+"""`winnow plan` and `winnow validate`: what a run would do and cost, and whether it can start.
+
+Numbers are estimates from a sample of the input and say so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from connectors.examples import EXAMPLE_SCHEMA
+from connectors.readers import InputFile, read_examples
+from pipelines.ingest import input_files
+from pipelines.recipe import Recipe
+from scorers.catalog import plan as plan_needs
+from scorers.catalog import resolve, views_of
+
+SAMPLE_ROWS = 200  # per input
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first rows of one input.
+
+    Attributes:
+        files: All files of the input.
+        rows: Canonical rows of the sample.
+        bad: Bad rows met while sampling.
+        total: Estimated number of examples in the whole input.
+    """
+
+    files: tuple[InputFile, ...]
+    rows: list[dict[str, Any]]
+    bad: int
+    total: int
+
+
+def sample_input(files: tuple[InputFile, ...], limit: int | None) -> Sample:
+    """Reads the start of the first file; the number of rows is estimated from bytes read."""
+    rows, bad, position = [], 0, 1
+    for item in itertools.islice(read_examples(files[0]), SAMPLE_ROWS):
+        position = max(position, item.position)
+        if item.kind == "example":
+            rows.append(item.row)
+        else:
+            bad += 1
+    size = sum(Path(file.path).stat().st_size for file in files)
+    seen = len(rows) + bad
+    total = seen if seen < SAMPLE_ROWS and len(files) == 1 else max(seen, round(seen * size / position))
+    return Sample(files, rows, bad, min(total, limit or total))
+
+
+def plan_text(recipe: Recipe, limit: int | None = None) -> str:
+    """What a run of the recipe would do, as text.
+
+    Raises:
+        ValueError: If an input or the model cannot be found.
+    """
+    samples = [sample_input(files, limit) for files in input_files(recipe) if files]
+    total = sum(sample.total for sample in samples)
+    lines = [
+        f"{recipe.name}: about {total:,} rows (estimated from the first {SAMPLE_ROWS} of each input)",
+        "",
+        "1 ingest",
+    ]
+    for sample in samples:
+        size = sum(Path(file.path).stat().st_size for file in sample.files)
+        bad = f", {sample.bad} of the first {len(sample.rows) + sample.bad} unreadable" if sample.bad else ""
+        count = f"{len(sample.files)} files, {size / 1e6:,.1f} MB, about {sample.total:,} rows"
+        lines.append(f"    {sample.files[0].source}: {count}{bad}")
+    lines += [
+        "2 signatures, 3 clusters",
+        f"    {_dedupe_text(recipe)}",
+        *_score_lines(recipe, samples),
+        "5 select",
+    ]
+    lines += [
+        f"    {selector.name}  reads {', '.join(selector.reads) or 'ids only'}" for selector in recipe.select
+    ] or ["    nothing: every row is kept"]
+    tokens = "with input_ids and labels" if recipe.stores_tokens else "without token ids"
+    lines += [
+        "6 emit",
+        f"    train ({tokens}), dropped, bad_rows, scores, report.html, README.md, manifest.json",
+    ]
+    return "\n".join(lines)
+
+
+def _dedupe_text(recipe: Recipe) -> str:
+    parts = ["exact"] if recipe.dedupe.exact else []
+    if recipe.dedupe.minhash:
+        settings = recipe.dedupe.minhash
+        parts.append(
+            f"MinHash near-duplicates (Jaccard >= {settings.threshold:g} over {settings.ngram}-word shingles)"
+        )
+    return " and ".join(parts) + f"; keeps the {recipe.dedupe.keep}" if parts else "no duplicate removal"
+
+
+def _score_lines(recipe: Recipe, samples: Sequence[Sample]) -> Iterator[str]:
+    if not recipe.score or recipe.model is None:
+        yield "4 score: nothing, the recipe names no scorer"
+        return
+    needs = plan_needs(recipe.score, recipe.stores_tokens)
+    yield f"4 score, with {recipe.model.path}"
+    for view in views_of(needs):
+        users = [s.name for s in resolve(recipe.score) if any(need.view == view for need in s.needs)]
+        outputs = ", ".join(need.output for need in needs if need.view == view)
+        yield f"    pass over the {view} view, once for {', '.join(users)} (outputs: {outputs})"
+    yield from _cost_lines(recipe, samples, len(views_of(needs)) > 1)
+
+
+def _cost_lines(recipe: Recipe, samples: Sequence[Sample], with_direct: bool) -> Iterator[str]:
+    from scorers.models.loading import load_model, resolve_device, resolve_dtype
+    from scorers.models.rendering import tokenise_rows
+
+    settings = recipe.model
+    if settings is None:
+        return
+    model = load_model(settings)
+    tokens = fitting = 0.0
+    for sample in samples:
+        batch = pa.RecordBatch.from_pylist(sample.rows, schema=EXAMPLE_SCHEMA)
+        rendered = tokenise_rows(
+            model.renderer,
+            batch.column("messages").to_pylist(),
+            batch.column("tools").to_pylist(),
+            with_header=with_direct,
+        )
+        ok = [row for row in rendered if row.status == "ok"]
+        per_row = sum(len(row.prompt_ids) + len(row.response_ids) * (1 + with_direct) for row in ok) / max(
+            len(rendered), 1
+        )
+        tokens += per_row * sample.total
+        fitting += len(ok) / max(len(rendered), 1) * sample.total
+    parameters = _parameters(model.network.body, model.network.head)
+    device = resolve_device(settings)
+    total = sum(sample.total for sample in samples)
+    share = 100 * fitting / max(total, 1)
+    yield f"    about {tokens:,.0f} tokens through the model; {share:.0f} % of the rows fit max_tokens"
+    yield (
+        f"    {parameters / 1e6:,.1f} M parameters, {resolve_dtype(settings, device)} on {device}: "
+        f"about {2 * parameters * tokens / 1e12:,.2f} TFLOP (2 x parameters x tokens)"
+    )
+
+
+def _parameters(*modules: Any) -> int:  # noqa: ANN401 - torch modules; torch is imported late
+    """Number of parameters, those shared between modules once."""
+    distinct = {id(weight): weight.numel() for module in modules for weight in module.parameters()}
+    return sum(distinct.values())
+
+
+def check_inputs_and_model(recipe: Recipe) -> Iterator[str]:
+    """Says of each input what was found, and checks that the model's files are usable.
+
+    Raises:
+        ValueError: For what would stop a run.
+    """
+    for files in input_files(recipe):
+        size = sum(Path(file.path).stat().st_size for file in files)
+        yield f"input {files[0].source}: {len(files)} files, {size / 1e6:,.1f} MB"
+    if recipe.model is not None and recipe.score:
+        from scorers.models.loading import fingerprint
+
+        known = fingerprint(recipe.model)
+        yield f"model {known['name']}: {known['dtype']} on {known['device']}, template: {known['template']}"
+    yield f"selectors: {json.dumps([selector.name for selector in recipe.select])}"

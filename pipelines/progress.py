@@ -1,0 +1,163 @@
+"""Progress of a running stage: how far, how fast, how long still.
+
+Beam's local runner blocks while it runs and its metrics come at the end, so workers leave their counts in
+small files of the run folder, one for each process, and the command reads and draws them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+WRITE_SECONDS = 0.25
+PLAIN_LINE_SECONDS = 5.0
+
+
+class ProgressCounter:
+    """Adds up what one worker process has done; picklable, the counts stay behind.
+
+    Args:
+        folder: Where the count files of the stage go; made on the first count.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._reset()
+
+    def _reset(self) -> None:
+        self._counts = {"rows": 0, "tokens": 0, "bytes": 0}
+        self._written = 0.0
+        self._lock = threading.Lock()
+        self._file: Path | None = None
+
+    def __reduce__(self) -> tuple[type[ProgressCounter], tuple[str]]:
+        return (ProgressCounter, (self.folder,))
+
+    def __call__(self, rows: int = 0, tokens: int = 0, size: int = 0) -> None:
+        """Counts finished rows, model tokens and input bytes; writes at most four times a second."""
+        with self._lock:
+            self._counts["rows"] += rows
+            self._counts["tokens"] += tokens
+            self._counts["bytes"] += size
+            now = time.monotonic()
+            if now - self._written < WRITE_SECONDS:
+                return
+            self._written = now
+            if self._file is None:
+                # id(self) too: two steps of one process each have a counter
+                self._file = Path(self.folder) / f"{os.getpid()}-{id(self)}"
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self._counts), "utf-8")
+            temporary.replace(self._file)
+
+
+def read_counts(folder: Path) -> dict[str, int]:
+    """Sum of the counts of all worker processes."""
+    total = {"rows": 0, "tokens": 0, "bytes": 0}
+    for path in folder.glob("*"):
+        if path.suffix == ".tmp":
+            continue
+        try:
+            counts = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:  # the stage just ended and cleaned up
+            continue
+        for key, value in counts.items():
+            total[key] += value
+    return total
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss.
+
+    Example:
+        >>> clock(75), clock(3675)
+        ('1:15', '1:01:15')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def describe(stage: str, counts: dict[str, int], total: int, unit: str, elapsed: float) -> str:
+    """One line of progress: done of total, share, rate, tokens per second, time left."""
+    done = min(counts[unit], total) if total else counts[unit]
+    rate = counts[unit] / elapsed if elapsed > 0 else 0.0
+    parts = [stage.ljust(10)]
+    if unit == "bytes":
+        parts.append(
+            f"{done / 1e6:,.1f} of {total / 1e6:,.1f} MB  {counts['rows'] / max(elapsed, 1e-9):,.0f} rows/s"
+        )
+    else:
+        parts.append(f"{done:,} of {total:,} rows  {rate:,.0f} rows/s")
+    if total:
+        parts.append(f"{100 * done / total:.0f} %")
+    if counts["tokens"]:
+        parts.append(f"{counts['tokens'] / max(elapsed, 1e-9):,.0f} tokens/s")
+    if rate > 0 and total:
+        parts.append(f"{clock((total - done) / rate)} left")
+    return "  ".join(parts)
+
+
+class Progress:
+    """Draws the progress of one stage after the other: a live line on a terminal, plain lines elsewhere.
+
+    Args:
+        quiet: Say nothing at all.
+        console: Where to draw; standard error by default, so that results can be piped.
+    """
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False, quiet=quiet)
+
+    def say(self, text: str) -> None:
+        """Prints a line of its own."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str, folder: Path, total: int, unit: str = "rows") -> Iterator[None]:
+        """Watches a stage's count files until the block ends.
+
+        Args:
+            name: Stage name.
+            folder: Where its workers count; emptied before and after.
+            total: Rows (or bytes) to do; 0 when unknown.
+            unit: What `total` counts, "rows" or "bytes".
+        """
+        _empty(folder)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._draw, args=(name, folder, total, unit, stop), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            _empty(folder)
+
+    def _draw(self, name: str, folder: Path, total: int, unit: str, stop: threading.Event) -> None:
+        began = time.monotonic()
+
+        def line() -> str:
+            return describe(name, read_counts(folder), total, unit, time.monotonic() - began)
+
+        if self.console.is_terminal:
+            with self.console.status(name) as status:
+                while not stop.wait(WRITE_SECONDS):
+                    status.update(line())
+        else:
+            while not stop.wait(PLAIN_LINE_SECONDS):
+                self.say(line())
+
+
+def _empty(folder: Path) -> None:
+    if folder.exists():
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)

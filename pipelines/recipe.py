@@ -1,0 +1,240 @@
+"""Recipes: the YAML file that says what a run does, checked before anything starts.
+
+Unknown keys are errors that name the nearest known one; a selector that reads a score the recipe does not
+compute is an error that names the scorer to add.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from connectors.readers import InputSpec
+from pipelines.duplicates import DedupeSettings
+from pipelines.selectors.base import Selector
+from pipelines.selectors.catalog import parse_selector
+from scorers.catalog import SCORERS, columns_of
+from scorers.models.settings import ModelSettings
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot run; the message says where and what to do."""
+
+
+class EmitSettings(BaseModel):
+    """What the training set carries besides conversations, scores and decisions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    tokens: typing.Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="input_ids and labels of the target tokenizer; auto: when a selector prunes tokens",
+    )
+
+
+class Recipe(BaseModel):
+    """One run, as written in a recipe file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="name of the resulting set")
+    seed: int = Field(0, description="the one number all randomness derives from")
+    inputs: tuple[InputSpec, ...] = Field(min_length=1, description="where rows come from")
+    max_bad_fraction: float = Field(
+        0.01, ge=0, le=1, description="share of unreadable rows above which the run fails after reading"
+    )
+    model: ModelSettings | None = Field(
+        None, description="the model that will be tuned; it computes the scores"
+    )
+    dedupe: DedupeSettings = Field(default_factory=lambda: DedupeSettings(), description="duplicate removal")
+    score: tuple[str, ...] = Field((), description="scorers to compute, see `winnow methods`")
+    select: tuple[Any, ...] = Field(
+        (), description="selectors, applied one after the other; none keeps every row"
+    )
+    emit: EmitSettings = Field(
+        default_factory=lambda: EmitSettings(tokens="auto"), description="what to write"
+    )
+    output: str | None = Field(None, description="output folder")
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _parse_selectors(cls, value: Any) -> tuple[Selector, ...]:  # noqa: ANN401 - raw YAML
+        if not isinstance(value, list | tuple):
+            raise ValueError("wanted a list of selectors, for example `- random: {keep: 0.5}`")
+        return tuple(item if isinstance(item, Selector) else parse_selector(item) for item in value)
+
+    @field_validator("score")
+    @classmethod
+    def _known_scorers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in SCORERS:
+                raise ValueError(f"unknown scorer {name!r}{_nearest(name, SCORERS)}; see `winnow methods`")
+        return tuple(dict.fromkeys(value))
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.score and self.model is None:
+            raise ValueError("`score:` needs a `model:` to score with, for example `model: {path: my/model}`")
+        available = {column.name for column in columns_of(self.score)}
+        for selector in self.select:
+            missing = [column for column in selector.reads if column not in available]
+            if missing:
+                raise ValueError(
+                    f"select: {selector.name} reads {', '.join(missing)}, which nothing computes; "
+                    f"add {', '.join(sorted(_scorers_of(missing)) or missing)} to `score:`"
+                )
+            if getattr(selector, "keep_tokens", None) is not None and not self.score:
+                raise ValueError(
+                    f"select: {selector.name} has keep_tokens, which needs a `model:` and a scorer"
+                )
+            if selector.prunes_tokens and not self.score:
+                raise ValueError(
+                    f"select: {selector.name} prunes tokens, which needs a model and `score: [loss]`"
+                )
+        if self.emit.tokens == "always" and not self.score:
+            raise ValueError("emit.tokens: always needs a `model:` and at least one scorer in `score:`")
+        return self
+
+    @property
+    def stores_tokens(self) -> bool:
+        """Whether token ids and per-token losses are kept with the scores."""
+        pruning = any(selector.prunes_tokens for selector in self.select)
+        return bool(self.score) and (self.emit.tokens == "always" or pruning)
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe with every default written out, as plain JSON."""
+        plain = self.model_dump(mode="json", exclude={"select"})
+        plain["select"] = [{s.name: s.model_dump(mode="json")} for s in self.select]
+        return plain
+
+
+def _scorers_of(columns: Sequence[str]) -> set[str]:
+    return {name for name in SCORERS for column in columns_of((name,)) if column.name in columns}
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (nearest: {close[0]!r})" if close else ""
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads and checks a recipe file.
+
+    Args:
+        path: The YAML file.
+        overrides: `key.path=value` texts, as given with `--set`; list items by number
+            (`select.0.q_tuning.keep=0.3`).
+
+    Raises:
+        RecipeError: For a file that is not there or not YAML, and for a recipe that cannot run.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror or error}. Write one with `winnow init`.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise RecipeError(
+            f"{path}: a recipe is a mapping of keys (name, inputs, ...), found {type(raw).__name__}"
+        )
+    for text in overrides:
+        _override(raw, text)
+    return parse_recipe(raw, str(path))
+
+
+def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Checks a recipe given as plain data.
+
+    Raises:
+        RecipeError: Naming each key that is wrong.
+    """
+    problems = unknown_keys(Recipe, raw)
+    if problems:
+        raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors(include_url=False):
+            key = ".".join(str(part) for part in item["loc"])
+            lines.append(f"{where}: {key + ': ' if key else ''}{item['msg'].removeprefix('Value error, ')}")
+        raise RecipeError("\n".join(lines)) from error
+
+
+def unknown_keys(model: type[BaseModel], value: Any, at: str = "") -> list[str]:  # noqa: ANN401 - raw YAML
+    """Keys of `value` that `model` does not have, each with its place and the nearest known key."""
+    if not isinstance(value, dict):
+        return []
+    problems = []
+    for key, item in value.items():
+        place = f"{at}{key}"
+        field = model.model_fields.get(str(key))
+        if field is None:
+            known = ", ".join(model.model_fields)
+            problems.append(
+                f"unknown key `{place}`{_nearest(str(key), model.model_fields)}; known here: {known}"
+            )
+            continue
+        inner = _model_in(field.annotation)
+        if inner is not None:
+            items = [(f"{place}.", item)] if not isinstance(item, list) else _numbered(place, item)
+            problems += [problem for prefix, part in items for problem in unknown_keys(inner, part, prefix)]
+    return problems
+
+
+def _numbered(place: str, items: list[Any]) -> list[tuple[str, Any]]:
+    return [(f"{place}.{index}.", item) for index, item in enumerate(items)]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any annotation
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation if issubclass(annotation, BaseModel) else None
+    for argument in typing.get_args(annotation):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    path, sign, value = text.partition("=")
+    if not sign or not path:
+        raise RecipeError(
+            f"--set {text}: wanted key.path=value, for example --set dedupe.minhash.threshold=0.9"
+        )
+    *parents, last = path.split(".")
+    target: Any = raw
+    for part in parents:
+        target = _step(target, part, text)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {text}: the value is not YAML: {error}") from error
+    if isinstance(target, list):
+        target[_index(target, last, text)] = parsed
+    else:
+        target[last] = parsed
+
+
+def _step(target: Any, part: str, text: str) -> Any:  # noqa: ANN401 - raw YAML
+    if isinstance(target, list):
+        return target[_index(target, part, text)]
+    if target.get(part) is None:
+        target[part] = {}
+    if not isinstance(target[part], dict | list):
+        raise RecipeError(f"--set {text}: `{part}` holds {target[part]!r}, which has no keys")
+    return target[part]
+
+
+def _index(target: list[Any], part: str, text: str) -> int:
+    if not part.isdigit() or int(part) >= len(target):
+        raise RecipeError(f"--set {text}: `{part}` is no item of a list of {len(target)} (counted from 0)")
+    return int(part)

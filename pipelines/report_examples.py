@@ -1,0 +1,149 @@
+"""The rows that a report shows as examples: a few per reason, with the row that a duplicate repeats.
+
+Only the row groups that hold a shown row are read, and one at a time, so the text of a large run is never in
+memory at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from connectors.examples import EXCERPT_CHARS, prompt_text, response_text
+from connectors.shards import parquet_files
+
+EXAMPLES_PER_REASON = 3
+REASONS_WITH_EXAMPLES = 12
+
+_EXCERPTS = ("prompt_excerpt", "response_excerpt")
+_DECISIONS = ("quadrant", "grape_rank")
+_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRow:
+    """A row as an example: its text, its numbers, and the row it repeats if it is a duplicate."""
+
+    id: str
+    prompt: str
+    response: str
+    facts: list[tuple[str, str]]
+    original: ShownRow | None = None
+
+
+def visible(text: object, limit: int = EXCERPT_CHARS) -> str:
+    r"""Text cut to `limit` characters, control characters shown as pictures of themselves.
+
+    Example:
+        >>> visible("a\x00b" + "c" * 9, limit=5)
+        'a␀bcc…'
+    """
+    shown = str(text)
+    return (shown[:limit] + "…" if len(shown) > limit else shown).translate(_CONTROL)
+
+
+def format_number(value: float | None) -> str:
+    """Four significant digits; a dash for what is not known."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.4g}"
+
+
+def _rows_at(
+    folder: Path, chosen: Mapping[str, Sequence[int]], columns: Sequence[str]
+) -> dict[int, dict[str, Any]]:
+    """Rows by their position in the folder's files; only the row groups that hold one are read."""
+    wanted = {position for positions in chosen.values() for position in positions}
+    rows: dict[int, dict[str, Any]] = {}
+    start = 0
+    for path in parquet_files(folder):
+        with pq.ParquetFile(path) as file:
+            present = [name for name in columns if name in file.schema_arrow.names]
+            for group in range(file.num_row_groups):
+                stop = start + file.metadata.row_group(group).num_rows
+                here = sorted(position for position in wanted if start <= position < stop)
+                if here:
+                    table = file.read_row_group(group, columns=present).take([p - start for p in here])
+                    rows.update(zip(here, table.to_pylist(), strict=True))
+                start = stop
+    return rows
+
+
+def _spread(table: pa.Table, reasons: Sequence[str]) -> dict[str, list[int]]:
+    """Positions of a few rows of each reason, spread evenly over the rows that have it."""
+    column = table["reason"].combine_chunks()
+    chosen = {}
+    for reason in reasons[:REASONS_WITH_EXAMPLES]:
+        positions = np.flatnonzero(pc.equal(column, reason).fill_null(False).to_numpy(zero_copy_only=False))
+        picks = np.linspace(0, len(positions) - 1, min(EXAMPLES_PER_REASON, len(positions))).astype(np.int64)
+        chosen[reason] = positions[picks].tolist()
+    return chosen
+
+
+def _show(row: Mapping[str, Any], scores: Sequence[str], original: ShownRow | None = None) -> ShownRow:
+    if row.get("messages"):
+        prompt, response = prompt_text(row["messages"]), response_text(row["messages"])
+    else:
+        prompt, response = row.get("prompt_excerpt") or "", row.get("response_excerpt") or ""
+    names = [name for name in ("similarity", *_DECISIONS, *scores) if row.get(name) is not None]
+    facts = [(name, row[name] if isinstance(row[name], str) else format_number(row[name])) for name in names]
+    return ShownRow(row["id"], visible(prompt), visible(response), facts, original)
+
+
+def kept_examples(
+    out: Path, kept: pa.Table, reasons: Sequence[str], scores: Sequence[str]
+) -> dict[str, list[ShownRow]]:
+    """A few kept rows of each reason.
+
+    Args:
+        out: Folder of the run.
+        kept: Columns id and reason of all of OUT/train.
+        reasons: Reasons to show, in order.
+        scores: Names of the score columns to give with each row.
+    """
+    chosen = _spread(kept, reasons)
+    rows = _rows_at(out / "train", chosen, ["id", "messages", *_DECISIONS, *scores])
+    return {reason: [_show(rows[p], scores) for p in positions] for reason, positions in chosen.items()}
+
+
+def dropped_examples(
+    out: Path, kept: pa.Table, dropped: pa.Table, reasons: Sequence[str], scores: Sequence[str]
+) -> dict[str, list[ShownRow]]:
+    """A few dropped rows of each reason, duplicates with the row that they repeat.
+
+    Args:
+        out: Folder of the run.
+        kept: Column id of all of OUT/train.
+        dropped: Columns id and reason of all of OUT/dropped.
+        reasons: Reasons to show, in order.
+        scores: Names of the score columns to give with each row.
+    """
+    chosen = _spread(dropped, reasons)
+    rows = _rows_at(
+        out / "dropped", chosen, ["id", "duplicate_of", "similarity", *_EXCERPTS, *_DECISIONS, *scores]
+    )
+    ids = {row["duplicate_of"] for row in rows.values() if row.get("duplicate_of")}
+    originals = _originals(out / "train", kept, ids) | _originals(out / "dropped", dropped, ids)
+    return {
+        reason: [_show(rows[p], scores, originals.get(rows[p].get("duplicate_of"))) for p in positions]
+        for reason, positions in chosen.items()
+    }
+
+
+def bad_examples(out: Path, bad: pa.Table, reasons: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """A few bad rows of each reason: source, path, row, detail, excerpt."""
+    chosen = _spread(bad, reasons)
+    rows = _rows_at(out / "bad_rows", chosen, ["source", "path", "row", "detail", "excerpt"])
+    return {reason: [rows[p] for p in positions] for reason, positions in chosen.items()}
+
+
+def _originals(folder: Path, table: pa.Table, ids: set[str]) -> dict[str | None, ShownRow]:
+    here = pc.is_in(table["id"], value_set=pa.array(sorted(ids), pa.string()))
+    rows = _rows_at(folder, {"": np.flatnonzero(here.to_numpy()).tolist()}, ["id", "messages", *_EXCERPTS])
+    return {row["id"]: _show(row, ()) for row in rows.values()}

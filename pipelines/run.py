@@ -1,0 +1,262 @@
+"""One run from recipe to published set: the stages in order, the books, the manifest."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from connectors.manifest import installed_versions, json_hash, read_manifest, write_manifest
+from connectors.shards import Unit, plan_units
+from pipelines.dedupe import dedupe
+from pipelines.emit import emit, publish, publish_bad_rows
+from pipelines.ingest import TooManyBadRows, check_bad_rows, ingest
+from pipelines.progress import Progress
+from pipelines.recipe import Recipe, RecipeError, parse_recipe
+from pipelines.runner import RunnerChoice
+from pipelines.select import select
+from pipelines.stages import WORK, StageResult, Workspace, load_stage, prune_stages
+
+
+class UnbalancedBooks(RuntimeError):  # noqa: N818 - reads as what happened
+    """Rows were lost or doubled on the way: read is not bad + dropped + kept."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: where it is and its manifest."""
+
+    out: Path
+    manifest: dict[str, Any]
+
+
+@contextmanager
+def _sole_user(work: Path) -> Iterator[None]:
+    """Holds the output folder for this process alone."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RecipeError(
+                f"{work.parent}: another winnow run is writing here. "
+                "Wait for it, or give this one another --output."
+            ) from error
+        yield
+
+
+def run(
+    recipe: Recipe, out: Path, runner: RunnerChoice, progress: Progress, limit: int | None = None
+) -> Finished:
+    """Runs a recipe, or what is left to do of it.
+
+    Args:
+        recipe: What to do.
+        out: Output folder; may hold an earlier or unfinished run.
+        runner: How to execute the stages.
+        progress: Where to say how far it is.
+        limit: Read only the first this many examples of each input.
+
+    Raises:
+        RecipeError: If another run is writing to `out`.
+        ValueError: If an input or the model cannot be read, or too many rows are bad.
+        UnbalancedBooks: If rows were lost or doubled.
+    """
+    space = Workspace(out.resolve(), runner, progress)
+    with _sole_user(space.work):
+        began = time.monotonic()
+        ingested, inputs = ingest(space, recipe, limit)
+        _report(progress, ingested)
+        _check_readable(space, ingested, recipe)
+        units = plan_units(ingested.paths)
+        signatures, clusters = dedupe(space, recipe.dedupe, units, ingested)
+        _report(progress, signatures)
+        _report(progress, clusters)
+        scores, model = None, None
+        if recipe.score:
+            from pipelines.score import score  # loads torch, which a run without a model does not need
+
+            scores, model = score(space, recipe, units, ingested, clusters)
+            _report(progress, scores)
+        stages = [stage for stage in (ingested, signatures, clusters, scores) if stage]
+        described = {"inputs": inputs, "models": [model] if model else [], "limit": limit}
+        return _decide_and_publish(space, recipe, stages, units, described, began)
+
+
+def _check_readable(space: Workspace, ingested: StageResult, recipe: Recipe) -> None:
+    try:
+        check_bad_rows(ingested, recipe.max_bad_fraction, space.out / "bad_rows")
+    except TooManyBadRows:
+        publish_bad_rows(space, ingested)
+        raise
+    if not ingested.stats["examples"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in ingested.stats["bad_reasons"].items())
+        where = publish_bad_rows(space, ingested)
+        raise ValueError(f"the inputs hold no example at all ({reasons}); see {where}")
+
+
+def _decide_and_publish(
+    space: Workspace,
+    recipe: Recipe,
+    stages: Sequence[StageResult],
+    units: Sequence[Unit],
+    described: dict[str, Any],
+    began: float,
+) -> Finished:
+    by_name = {stage.name: stage for stage in stages}
+    clusters, scores = by_name["clusters"], by_name.get("score")
+    selected = select(space, recipe, units, clusters, scores)
+    _report(space.progress, selected)
+    emitted = emit(space, recipe, units, clusters, scores, selected)
+    _report(space.progress, emitted)
+    stages = [*stages, selected, emitted]
+    manifest = _manifest(recipe, stages, described, time.monotonic() - began)
+    check_books(manifest["counts"])
+    publish(space, by_name["ingest"], emitted)
+    _describe(space.out, manifest)
+    prune_stages(space, stages)
+    return Finished(space.out, manifest)
+
+
+def _describe(out: Path, manifest: dict[str, Any]) -> None:
+    from pipelines.dataset_card import write_card
+    from pipelines.report import write_report
+
+    write_card(out, manifest)
+    write_report(out, manifest)
+    write_manifest(out, manifest)
+
+
+def _report(progress: Progress, stage: StageResult) -> None:
+    rows = stage.stats.get("rows", 0)
+    if stage.reused:
+        progress.say(f"{stage.name:<10}  done before, {rows:,} rows")
+    else:
+        rate = f", {rows / stage.seconds:,.0f} rows/s" if stage.seconds > 0 else ""
+        progress.say(f"{stage.name:<10}  {rows:,} rows in {stage.seconds:.1f} s{rate}")
+
+
+def _manifest(
+    recipe: Recipe, stages: Sequence[StageResult], described: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    by_name = {stage.name: stage for stage in stages}
+    ingested, clusters, emitted = by_name["ingest"].stats, by_name["clusters"].stats, by_name["emit"].stats
+    scored = by_name["score"].stats if "score" in by_name else {}
+    resolved = recipe.resolved()
+    return {
+        "winnow_version": installed_versions()["winnow"],
+        "name": recipe.name,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "recipe": resolved,
+        "recipe_hash": json_hash({k: v for k, v in resolved.items() if k != "output"}),
+        "seed": recipe.seed,
+        "limit": described["limit"],
+        "inputs": described["inputs"],
+        "models": described["models"],
+        "counts": {
+            "read": ingested["rows"],
+            "bad": ingested["bad"],
+            "duplicates": {"exact": clusters["exact"], "near": clusters["near"], "semantic": 0},
+            "contaminated": 0,
+            "not_scored": sum(n for status, n in scored.get("status", {}).items() if status != "ok"),
+            "dropped": emitted["dropped"],
+            "kept": emitted["kept"],
+        },
+        "tokens": {
+            "scored": scored.get("tokens", 0),
+            "kept": emitted["tokens_kept"],
+            "trained": emitted["tokens_trained"],
+        },
+        "sources": ingested["sources"],
+        "dropped_reasons": emitted["dropped_reasons"],
+        "bad_reasons": ingested["bad_reasons"],
+        "score_status": scored.get("status", {}),
+        "stages": {stage.name: _stage_record(stage) for stage in stages},
+        "seconds": round(seconds, 2),
+        "versions": installed_versions(),
+    }
+
+
+def _stage_record(stage: StageResult) -> dict[str, Any]:
+    rows, seconds = stage.stats.get("rows", 0), stage.seconds
+    record = {
+        "key": stage.key,
+        "rows": rows,
+        "seconds": seconds,
+        "rows_per_s": round(rows / seconds, 1) if seconds else None,
+        "reused": stage.reused,
+    }
+    if stage.stats.get("tokens"):
+        record["tokens_per_s"] = round(stage.stats["tokens"] / seconds, 1) if seconds else None
+        record["padded_tokens"] = stage.stats.get("padded_tokens")
+    return record
+
+
+def check_books(counts: dict[str, Any]) -> None:
+    """Holds read = bad + dropped + kept.
+
+    Raises:
+        UnbalancedBooks: Saying by how many rows they differ.
+    """
+    accounted = counts["bad"] + counts["dropped"] + counts["kept"]
+    if counts["read"] != accounted:
+        raise UnbalancedBooks(
+            f"the books do not balance: {counts['read']:,} rows read, but {counts['bad']:,} bad + "
+            f"{counts['dropped']:,} dropped + {counts['kept']:,} kept = {accounted:,} "
+            f"({counts['read'] - accounted:+,}). Nothing was published. "
+            "This is a fault of winnow; please report it."
+        )
+
+
+def reselect(out: Path, recipe: Recipe, runner: RunnerChoice, progress: Progress) -> Finished:
+    """Decides again from the stored scores of a finished run, with another `select`, `seed` and `emit`.
+
+    Nothing is read, deduplicated or scored again; the inputs and the model need not be there any more.
+
+    Raises:
+        ValueError: If `out` holds no finished run or its stored stages are gone.
+        RecipeError: If the selectors read scores that the run did not compute.
+    """
+    manifest = read_manifest(out)
+    chosen = recipe.resolved()
+    plain = {**manifest["recipe"], **{key: chosen[key] for key in ("name", "select", "seed", "emit")}}
+    combined = parse_recipe(plain, f"{out} with the new selection")
+    if combined.stores_tokens and not parse_recipe(manifest["recipe"], "manifest").stores_tokens:
+        raise RecipeError(
+            "the new selection needs per-token losses, which the run did not store; "
+            "run it once with `--set emit.tokens=always`"
+        )
+    space = Workspace(out.resolve(), runner, progress)
+    with _sole_user(space.work):
+        began = time.monotonic()
+        stages = _stored_stages(space, manifest)
+        for stage in stages:
+            _report(progress, stage)
+        described = {key: manifest[key] for key in ("inputs", "models", "limit")}
+        return _decide_and_publish(space, combined, stages, plan_units(stages[0].paths), described, began)
+
+
+def _stored_stages(space: Workspace, manifest: dict[str, Any]) -> list[StageResult]:
+    stages = []
+    for name in ("ingest", "signatures", "clusters", "score"):
+        record = manifest["stages"].get(name)
+        if record is None:
+            continue
+        stage = load_stage(space.work / f"{name}-{record['key']}")
+        if stage is None:
+            raise ValueError(
+                f"{space.out}: the stored files of stage {name} are gone ({WORK}/{name}-{record['key']}); "
+                "run the whole recipe again with `winnow run`"
+            )
+        stages.append(stage)
+    return stages
+
+
+def stored_stage(out: Path, name: str) -> StageResult | None:
+    """A stage of a finished run, None when its files are gone or the run had none."""
+    record = read_manifest(out)["stages"].get(name)
+    return load_stage(out / WORK / f"{name}-{record['key']}") if record else None

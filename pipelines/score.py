@@ -1,0 +1,148 @@
+"""Stage score: one file of scores for each unit of examples, from one pass of the target model.
+
+Rows that were dropped as duplicates are not scored. The model is loaded and run by Beam's RunInference
+with the handler of scorers/models/handler.py; a unit goes in whole, so that the handler can sort its rows
+by length and pack them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.ml.inference.base import RunInference
+
+from connectors.shards import Unit, read_stats, read_unit, write_parquet
+from pipelines.dedupe import originals_mask
+from pipelines.progress import ProgressCounter
+from pipelines.recipe import Recipe
+from pipelines.stages import StageResult, Workspace, run_stage
+from scorers.models.handler import CausalLMHandler, ScoredBatch, ScoringBatch
+from scorers.models.loading import fingerprint
+from scorers.models.scoring import scores_schema
+
+SCORED_COLUMNS = ["id", "messages", "tools"]
+
+
+class NothingScored(RuntimeError):  # noqa: N818 - reads as what happened
+    """The model could not score a single row."""
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """One unit to score."""
+
+    file: str
+    unit: Unit
+    duplicates: str
+
+
+class ReadForScoring(beam.DoFn):
+    """Reads what the model needs of a unit: its rows that are not duplicates."""
+
+    def process(self, task: ScoreTask) -> Iterator[ScoringBatch]:
+        """Yields the unit's rows as one batch."""
+        originals = originals_mask(task.duplicates, task.unit)
+        table = read_unit(task.unit, SCORED_COLUMNS).filter(pa.array(originals)).combine_chunks()
+        empty = pa.RecordBatch.from_pylist([], schema=table.schema)
+        yield ScoringBatch(task.file, table.to_batches()[0] if table.num_rows else empty)
+
+
+class WriteScores(beam.DoFn):
+    """Writes a unit's scores, with its counts in the footer."""
+
+    def __init__(self, folder: str, schema: pa.Schema) -> None:
+        self.folder = folder
+        self.schema = schema
+
+    def process(self, batch: ScoredBatch) -> Iterator[str]:
+        """Yields the name of the finished file."""
+        path = Path(self.folder) / batch.unit
+        stats = {
+            key: value for key, value in batch.stats.items() if key != "seconds"
+        }  # times differ from run to run
+        write_parquet(path, pa.Table.from_batches([batch.scores]), self.schema, stats)
+        yield batch.unit
+
+
+def score(
+    space: Workspace, recipe: Recipe, units: Sequence[Unit], ingested: StageResult, clusters: StageResult
+) -> tuple[StageResult, dict[str, Any]]:
+    """Scores every example that is not a duplicate.
+
+    Returns:
+        The stage, and the fingerprint of the model for the manifest.
+
+    Raises:
+        NothingScored: If there were rows and not one got scores.
+    """
+    if recipe.model is None:
+        raise ValueError("score: the recipe names no model")
+    model = fingerprint(recipe.model)
+    tasks = [ScoreTask(f"scores-{unit.name}.parquet", unit, clusters.paths[0]) for unit in units]
+    handler = CausalLMHandler(
+        recipe.model,
+        recipe.score,
+        store_tokens=recipe.stores_tokens,
+        threads=space.runner.threads,
+        on_rows=ProgressCounter(space.counts("score")),
+    )
+    schema = scores_schema(recipe.score, store_tokens=recipe.stores_tokens)
+
+    def build(collection: beam.PCollection, folder: str) -> None:
+        _ = (
+            collection
+            | "read rows" >> beam.ParDo(ReadForScoring())
+            | "run the model" >> RunInference(handler)
+            | "write scores" >> beam.ParDo(WriteScores(folder, schema))
+        )
+
+    # A folder is known by its contents, so that a moved model is the same model.
+    identity = {k: v for k, v in model.items() if k != "name" or model["revision"]}
+    settings = {
+        "model": identity,
+        "settings": recipe.model.model_dump(mode="json", exclude={"path", "device"}),
+        "score": list(recipe.score),
+        "tokens": recipe.stores_tokens,
+    }
+    total = sum(unit.rows for unit in units) - clusters.stats["duplicates"]
+    stage = run_stage(
+        space,
+        "score",
+        settings,
+        [ingested, clusters],
+        tasks,
+        build,
+        total=total,
+        summarise=_summarise,
+        parallel=model["device"] == "cpu",  # one process owns a GPU
+    )
+    if stage.stats["rows"] and not stage.stats["status"].get("ok"):
+        counts = ", ".join(f"{count:,} {status}" for status, count in stage.stats["status"].items())
+        messages = "".join(f"\n  {count:,} rows: {text}" for text, count in stage.stats["message"].items())
+        raise NothingScored(
+            f"{recipe.model.path} scored none of {stage.stats['rows']:,} rows ({counts}). "
+            "overflow: raise max_tokens or set on_overflow: keep; template_error: try chat_template: plain."
+            f"{messages}"
+        )
+    return stage, model
+
+
+def _summarise(paths: list[str]) -> dict[str, Any]:
+    totals: Counter[str] = Counter()
+    for path in paths:
+        totals.update(read_stats(path))
+    parts: dict[str, dict[str, int]] = {"status": {}, "message": {}}
+    numbers: dict[str, Any] = {}
+    for key, value in sorted(totals.items()):
+        kind, slash, name = key.partition("/")
+        if not slash:
+            numbers[key] = value
+        elif value:
+            parts[kind][name] = value
+    return {**numbers, **parts}

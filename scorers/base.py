@@ -1,0 +1,128 @@
+"""What a scorer is: columns it declares, token outputs it needs, and a function from one to the other.
+
+A scorer never sees the model. The *plan* is the union of the needs of all scorers asked for, so each
+view runs once per batch however many scorers read it. Values are per response token and *ragged*: all
+rows end to end in one array, with offsets.
+
+- view `conditional`: the response after its prompt
+- view `direct`: the same response tokens with no prompt before them
+- output `logprob`: natural-log probability of each response token, nats
+- output `entropy`: entropy of the model's prediction at each response token, nats
+- output `top1`: 1.0 where the response token is the most probable one, else 0.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+View = Literal["conditional", "direct"]
+Output = Literal["logprob", "entropy", "top1"]
+Better = Literal["higher", "lower", "neither"]
+RowValues = npt.NDArray[np.float64]
+"""One value per row, shape (rows,); NaN means *cannot be computed* and is stored as null."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A score as it is stored.
+
+    Attributes:
+        name: Column name in the scores' Parquet files.
+        unit: Physical unit, "" for a ratio.
+        low: Least possible value.
+        high: Greatest possible value.
+        better: The direction the published method prefers; "neither" when there is no single one.
+        doc: One line that says what the number means.
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    better: Better
+    doc: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Need:
+    """One output of one view."""
+
+    view: View
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class TokenValues:
+    """One number per response token, for many rows.
+
+    Attributes:
+        values: float32, shape (tokens of all rows,).
+        offsets: int64, shape (rows + 1,); row i is `values[offsets[i]:offsets[i + 1]]`, and a row
+            without scores has no values.
+    """
+
+    values: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.int64]
+
+
+Outputs = Mapping[Need, TokenValues]
+
+STATUSES: dict[str, str] = {
+    "ok": "scored",
+    "overflow": "longer than the model takes, and the recipe drops such rows",
+    "all_truncated": "the prompt alone fills the model, so no response token is left",
+    "empty_response": "the response has no text and no tool call",
+    "template_error": "the chat template refuses or garbles the conversation",
+    "nonfinite": "the model gave NaN or infinity",
+    "error": "the model failed on this row alone",
+}
+"""What the `status` column says; every score of a row whose status is not "ok" is null."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A published method, declared as data.
+
+    Attributes:
+        name: Published name, the key in the catalog and in a recipe.
+        columns: What it writes, in order.
+        needs: The token outputs it reads; the model produces nothing else.
+        score: From the outputs to one array per column, NaN where a row has no value. Without state,
+            and independent of the other rows.
+        source: Where the method was published.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    needs: tuple[Need, ...]
+    score: Callable[[Outputs], dict[str, RowValues]]
+    source: str
+
+
+def row_means(tokens: TokenValues) -> RowValues:
+    """Mean over each row's tokens, summed in float64; NaN for a row without tokens.
+
+    Example:
+        >>> row_means(TokenValues(np.float32([1, 2, 6]), np.array([0, 2, 2, 3]))).tolist()
+        [1.5, nan, 6.0]
+    """
+    lengths = np.diff(tokens.offsets)
+    means = np.full(len(lengths), np.nan)
+    filled = lengths > 0
+    if filled.any():
+        # Rows without tokens take no values, so the starts of the others still delimit them.
+        sums = np.add.reduceat(tokens.values.astype(np.float64), tokens.offsets[:-1][filled])
+        means[filled] = sums / lengths[filled]
+    return means
+
+
+def exp_or_nan(values: RowValues) -> RowValues:
+    """`exp`, NaN where it overflows float64 (above 709.78) or where the value is NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.exp(values)
+    return np.where(np.isfinite(result), result, np.nan)

@@ -1,0 +1,59 @@
+"""Every scorer by its published name. A new one is a file, a line here and a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+from scorers import entropy, ifd, loss, top1_agreement
+from scorers.base import Column, Need, Scorer
+
+SCORERS: dict[str, Scorer] = {
+    scorer.name: scorer for scorer in (loss.SCORER, entropy.SCORER, top1_agreement.SCORER, ifd.SCORER)
+}
+
+
+def resolve(names: Iterable[str]) -> tuple[Scorer, ...]:
+    """The scorers of these names, each once, in the catalog's order whatever the order of the names.
+
+    Raises:
+        ValueError: If a name is not in the catalog; the message names the nearest that is.
+    """
+    wanted = set(names)
+    for name in sorted(wanted - SCORERS.keys()):
+        near = get_close_matches(name, SCORERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "take one of these"
+        raise ValueError(f"score: there is no scorer {name!r}; {hint} Scorers: {', '.join(SCORERS)}")
+    return tuple(scorer for name, scorer in SCORERS.items() if name in wanted)
+
+
+def columns_of(names: Iterable[str]) -> tuple[Column, ...]:
+    """The score columns that these scorers write, in the order they are stored.
+
+    Example:
+        >>> [column.name for column in columns_of(["ifd", "loss"])]
+        ['loss', 'perplexity', 'direct_loss', 'ifd_loss', 'ifd_ppl']
+    """
+    return tuple(column for scorer in resolve(names) for column in scorer.columns)
+
+
+def plan(names: Iterable[str], store_tokens: bool = False) -> tuple[Need, ...]:
+    """The union of what these scorers need, sorted; each view in it is one pass of the model.
+
+    Args:
+        names: Names of scorers.
+        store_tokens: Whether the loss of each response token is stored too.
+
+    Example:
+        >>> [f"{need.view} {need.output}" for need in plan(["ifd", "loss", "entropy"])]
+        ['conditional entropy', 'conditional logprob', 'direct logprob']
+    """
+    needs = {need for scorer in resolve(names) for need in scorer.needs}
+    if store_tokens:
+        needs.add(loss.RESPONSE_LOGPROBS)
+    return tuple(sorted(needs))
+
+
+def views_of(needs: Sequence[Need]) -> tuple[str, ...]:
+    """The views among these needs: the passes that the model makes over every row."""
+    return tuple(sorted({need.view for need in needs}))

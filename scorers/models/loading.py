@@ -1,0 +1,319 @@
+"""Loads the model of a recipe, refuses one that would give wrong scores, and says which model it is.
+
+Weights come from safetensors files only, and code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scorers.models.forward import CausalModel
+from scorers.models.rendering import PLAIN_LAYOUT_VERSION, Renderer, check_template, choose_template
+from scorers.models.settings import ModelSettings
+
+_CPU_BATCH_TOKENS = 2048
+_CUDA_BATCH_TOKENS = 16384
+# Logits of one chunk. On CPU 256 positions keep the matrix product busy; more only costs memory.
+_CPU_CHUNK_TOKENS = 256
+_CPU_CHUNK_BYTES = 64 * 2**20
+_CUDA_CHUNK_BYTES = 256 * 2**20
+_PROBE_TOKENS = 16
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the probe's largest value
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+
+
+@dataclass(eq=False)  # identity, and weak references, as Beam's shared models need
+class LoadedModel:
+    """A model ready to score.
+
+    Attributes:
+        settings: What the recipe said.
+        network: The model itself.
+        renderer: From conversations to its token ids.
+        batch_tokens: Padded tokens of one forward call.
+    """
+
+    settings: ModelSettings
+    network: CausalModel
+    renderer: Renderer
+    batch_tokens: int
+
+
+_LOADED: weakref.WeakValueDictionary[ModelSettings, LoadedModel] = weakref.WeakValueDictionary()
+_LOADING = threading.Lock()
+
+
+def load_model(settings: ModelSettings) -> LoadedModel:
+    """The model of these settings, loaded once in a process however many stages use it.
+
+    Raises:
+        ValueError: If the model cannot be loaded, is no causal language model, needs code of its own,
+            has no safetensors weights, has a context shorter than `max_tokens`, or has a chat template or an
+            output layer that this package would score wrongly. The message says what to do.
+    """
+    with _LOADING:
+        model = _LOADED.get(settings)
+        if model is None:
+            model = _load(settings)
+            _LOADED[settings] = model
+    return model
+
+
+def fingerprint(settings: ModelSettings) -> dict[str, str | int | None]:
+    """What identifies the scores of a model, without loading it: for resume keys and the manifest.
+
+    Returns:
+        name; revision (the hub's commit) or weights_sha256 (of a folder's safetensors files); dtype and
+        device as resolved here; max_tokens and on_overflow; template ("tokenizer", "plain" or a path),
+        template_sha256, tokenizer_sha256 and config_sha256.
+
+    Raises:
+        ValueError: If the folder or hub id cannot be read.
+    """
+    folder = _folder(settings)
+    is_local = Path(settings.path).is_dir()
+    device = resolve_device(settings)
+    tokenizer = [folder / name for name in _TOKENIZER_FILES]
+    template, text = _template_text(settings, folder)
+    return {
+        "name": settings.path,
+        "revision": None if is_local else folder.name,
+        "weights_sha256": _files_sha256(sorted(folder.glob("*.safetensors"))) if is_local else None,
+        "dtype": resolve_dtype(settings, device),
+        "device": device,
+        "max_tokens": settings.max_tokens,
+        "on_overflow": settings.on_overflow,
+        "template": template,
+        "template_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "tokenizer_sha256": _files_sha256(path for path in tokenizer if path.exists()),
+        "config_sha256": _files_sha256([folder / "config.json"]),
+    }
+
+
+def resolve_device(settings: ModelSettings) -> str:
+    """The device, "cpu" or "cuda".
+
+    Raises:
+        ValueError: If the recipe asks for CUDA and there is none.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("model.device: cuda, but torch finds no CUDA device here; give auto or cpu")
+    if settings.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return settings.device
+
+
+def resolve_dtype(settings: ModelSettings, device: str) -> str:
+    """The precision, "float32" or "bfloat16"."""
+    if settings.dtype == "auto":
+        return "bfloat16" if device == "cuda" else "float32"
+    return settings.dtype
+
+
+def _load(settings: ModelSettings) -> LoadedModel:
+    device = resolve_device(settings)
+    dtype = torch.float32 if resolve_dtype(settings, device) == "float32" else torch.bfloat16
+    tokenizer, model = _read(settings, dtype)
+    model.eval().requires_grad_(False).to(device)
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    renderer = Renderer(
+        tokenizer=tokenizer,
+        template=choose_template(tokenizer, settings.chat_template),
+        max_tokens=_max_tokens(settings, model.config, tokenizer),
+        on_overflow=settings.on_overflow,
+        vocabulary=vocabulary,
+    )
+    check_template(renderer)
+    network = _take_apart(model, torch.device(device), vocabulary)
+    _check_network(settings.path, model, network, vocabulary, dtype)
+    default = _CUDA_BATCH_TOKENS if device == "cuda" else _CPU_BATCH_TOKENS
+    return LoadedModel(settings, network, renderer, settings.batch_tokens or default)
+
+
+def _read(settings: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The tokenizer and the model, as transformers loads them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _refuse_pickles(settings)
+    source = {"pretrained_model_name_or_path": settings.path, "revision": settings.revision or "main"}
+    try:
+        with _no_progress_bar():
+            tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(
+            f"model.path: cannot load {settings.path!r} as a causal language model: {error}\n"
+            "Wanted: a folder or hub id with config.json, a tokenizer and safetensors weights, of an "
+            "architecture that transformers has built in (code that comes with a model is never run)"
+        ) from error
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise ValueError(
+            f"model.path: {settings.path!r} has no weights for {missing}; transformers would fill them with "
+            "random numbers. Give the complete causal language model, not an encoder or an adapter"
+        )
+    return tokenizer, model
+
+
+def _refuse_pickles(settings: ModelSettings) -> None:
+    folder = Path(settings.path)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    found = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    raise ValueError(
+        f"model.path: {settings.path!r} has no *.safetensors weights "
+        f"(found: {', '.join(found) or 'no weights'}). Pickled weights can run code and are never read; "
+        "load the model where you trust it and write it with save_pretrained(folder), which makes safetensors"
+    )
+
+
+def _max_tokens(settings: ModelSettings, config: Any, tokenizer: Any) -> int:  # noqa: ANN401 - transformers is untyped
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is None and tokenizer.model_max_length < 10**9:  # transformers writes 1e30 for "unknown"
+        context = tokenizer.model_max_length
+    if context is not None and settings.max_tokens is not None and settings.max_tokens > context:
+        raise ValueError(
+            f"model.max_tokens: {settings.max_tokens} is above the context of {settings.path!r}, "
+            f"{context} tokens; give {context} or less"
+        )
+    return settings.max_tokens or context or sys.maxsize
+
+
+def _take_apart(model: Any, device: torch.device, vocabulary: int) -> CausalModel:  # noqa: ANN401 - transformers is untyped
+    config = model.config.get_text_config()
+    divisor = getattr(config, "logits_scaling", None)
+    return CausalModel(
+        body=model.base_model,
+        head=model.get_output_embeddings(),
+        device=device,
+        chunk_tokens=_chunk_tokens(device, vocabulary),
+        softcap=getattr(config, "final_logit_softcapping", None),
+        logit_scale=1.0 / divisor if divisor else getattr(config, "logit_scale", None),
+    )
+
+
+def _chunk_tokens(device: torch.device, vocabulary: int) -> int:
+    if device.type == "cpu":
+        return max(16, min(_CPU_CHUNK_TOKENS, _CPU_CHUNK_BYTES // (4 * vocabulary)))
+    return max(16, _CUDA_CHUNK_BYTES // (4 * vocabulary))
+
+
+@torch.inference_mode()
+def _check_network(
+    path: str,
+    model: Any,  # noqa: ANN401 - transformers is untyped
+    network: CausalModel,
+    vocabulary: int,
+    dtype: torch.dtype,
+) -> None:
+    """Compares our path through the model with the model's own, on a few tokens."""
+    ids = ((torch.arange(_PROBE_TOKENS) * 7919 + 3) % vocabulary).unsqueeze(0).to(network.device)  # (1, T)
+    hidden = network.hidden_states(ids)
+    if not _close(network.logits(hidden[0]), model(input_ids=ids).logits[0], dtype):
+        raise ValueError(
+            f"model.path: the logits of {path!r} are not its output layer applied to its last hidden states "
+            "(an unknown scaling or an adapter in between), so its scores would be wrong. This architecture "
+            "is not supported"
+        )
+    half = _PROBE_TOKENS // 2
+    if not _close(network.hidden_states(ids[:, :half])[0], hidden[0, :half], dtype):
+        raise ValueError(
+            f"model.path: {path!r} looks at later tokens (it is not causal), so it cannot give the "
+            "probability of the next one"
+        )
+
+
+def _close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
+    ours, theirs = ours.float(), theirs.float()
+    return bool((ours - theirs).abs().max() <= _TOLERANCE[dtype] * theirs.abs().max())
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keeps transformers' own bar out of ours."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+
+
+def _folder(settings: ModelSettings) -> Path:
+    """The model's files on this machine: the folder itself, or the hub's snapshot without its weights."""
+    if Path(settings.path).is_dir():
+        return Path(settings.path)
+    import huggingface_hub
+
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            settings.path,
+            revision=settings.revision,
+            allow_patterns=["*.json", "*.jinja", "*.model", "*.txt"],
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path: {settings.path!r} is no folder here, and the Hugging Face hub does not give it: "
+            f"{error}"
+        ) from error
+    return Path(snapshot)
+
+
+def _template_text(settings: ModelSettings, folder: Path) -> tuple[str, str]:
+    """Where the chat template comes from, and its text."""
+    if settings.chat_template not in ("auto", "plain"):
+        return settings.chat_template, choose_template(None, settings.chat_template)
+    if settings.chat_template == "auto":
+        for name in ("chat_template.jinja", "chat_template.json"):
+            if (folder / name).exists():
+                return "tokenizer", (folder / name).read_text(encoding="utf-8")
+        config = folder / "tokenizer_config.json"
+        template = (
+            json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.exists() else None
+        )
+        if template:
+            return "tokenizer", json.dumps(template)
+    return "plain", PLAIN_LAYOUT_VERSION
+
+
+def _files_sha256(paths: Iterable[Path]) -> str:
+    """Hash of files' names and contents, in the order given."""
+    total = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        total.update(f"{path.name}\0{_file_sha256(path, stat.st_size, stat.st_mtime_ns)}\0".encode())
+    return total.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_sha256(path: Path, size: int, modified: int) -> str:
+    """Hash of a file; its size and time are in the cache's key, so that a changed file is read again."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

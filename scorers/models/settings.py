@@ -1,0 +1,49 @@
+"""The `model:` section of a recipe: which model scores, in what precision, and what it does with long rows.
+
+Importing this module loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ModelSettings(BaseModel):
+    """One causal language model, as a recipe states it.
+
+    Only safetensors weights are read, and code that comes with a model is never run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(min_length=1, description="folder or Hugging Face hub id of a causal language model")
+    revision: str | None = Field(
+        default=None, description="branch, tag or commit on the hub; a folder has none"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="precision of weights and activations; auto: float32 on CPU, bfloat16 on CUDA",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: CUDA where there is one"
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        ge=2,
+        description="most tokens of prompt and response together; null: the model's context",
+    )
+    on_overflow: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="a row above max_tokens: drop gives it no scores, keep cuts its response and flags it",
+    )
+    chat_template: str = Field(
+        default="auto",
+        min_length=1,
+        description="auto: the tokenizer's, or plain where it has none; plain: our stated layout; "
+        "else the path of a Jinja file",
+    )
+    batch_tokens: int | None = Field(
+        default=None, ge=1, description="padded tokens in one forward call; null: chosen for the device"
+    )

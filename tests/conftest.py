@@ -1,0 +1,19 @@
+"""Fixtures that more than one test uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """Folder of the shared real data; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("WINNOW_REALDATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}")
+    return folder

@@ -1,0 +1,329 @@
+"""Whole runs through the front door: what comes out, and that it is the same however it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from pipelines.ingest import TooManyBadRows
+from pipelines.progress import Progress
+from pipelines.recipe import RecipeError, parse_recipe
+from pipelines.run import Finished, UnbalancedBooks, check_books, reselect, run
+from pipelines.runner import RunnerChoice, choose_runner
+from tests.pipelines.corpus import hashes, recipe, rows_of, write_corpus
+
+LOCAL = RunnerChoice()
+QUIET = Progress(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return run(parse_recipe(recipe(corpus)), tmp_path_factory.mktemp("run") / "out", LOCAL, QUIET)
+
+
+def _run(plain: dict[str, Any], out: Path, runner: RunnerChoice = LOCAL) -> Finished:
+    return run(parse_recipe(plain), out, runner, QUIET)
+
+
+def test_every_row_read_is_in_exactly_one_output(finished: Finished) -> None:
+    counts = finished.manifest["counts"]
+    kept, dropped, bad = (rows_of(finished.out, name) for name in ("train", "dropped", "bad_rows"))
+    assert counts["read"] == 252 + 60 + 60 + len([r for r in dropped if r["reason"] == "near duplicate"])
+    assert (counts["kept"], counts["dropped"], counts["bad"]) == (len(kept), len(dropped), len(bad))
+    ids = [row["id"] for row in kept + dropped]
+    assert len(ids) == len(set(ids)) == counts["read"] - counts["bad"]
+
+
+def test_the_contract_of_the_output_folder_holds(finished: Finished) -> None:
+    names = {path.name for path in finished.out.iterdir()}
+    expected = {
+        "manifest.json",
+        "train",
+        "dropped",
+        "bad_rows",
+        "scores",
+        "report.html",
+        "README.md",
+        ".winnow",
+    }
+    assert names == expected
+    manifest = json.loads((finished.out / "manifest.json").read_text())
+    assert {
+        "winnow_version",
+        "recipe",
+        "recipe_hash",
+        "seed",
+        "inputs",
+        "models",
+        "counts",
+        "tokens",
+        "stages",
+    } <= set(manifest)
+    assert {"exact", "near", "semantic"} == set(manifest["counts"]["duplicates"])
+    kept = rows_of(finished.out, "train")[0]
+    assert {
+        "id",
+        "source",
+        "messages",
+        "loss",
+        "entropy",
+        "ifd_ppl",
+        "weight",
+        "reason",
+        "quadrant",
+        "input_ids",
+        "labels",
+    } <= set(kept)
+    dropped = rows_of(finished.out, "dropped")[0]
+    assert {"id", "source", "stage", "reason", "duplicate_of", "loss"} <= set(dropped)
+    assert not list(finished.out.rglob("*.tmp"))
+
+
+def test_planted_copies_and_bad_rows_are_found(finished: Finished) -> None:
+    dropped, bad = rows_of(finished.out, "dropped"), rows_of(finished.out, "bad_rows")
+    exact = [row for row in dropped if row["reason"] == "exact duplicate"]
+    near = [row for row in dropped if row["reason"] == "near duplicate"]
+    assert len(exact) == 10
+    assert len(near) > 0
+    kept_or_dropped_later = {row["id"] for row in rows_of(finished.out, "scores")}
+    assert {row["duplicate_of"] for row in exact + near} <= kept_or_dropped_later
+    assert sorted((row["row"], row["reason"]) for row in bad) == [(6, "not JSON"), (7, "empty response")]
+
+
+def test_rows_come_in_id_order_and_labels_follow_the_token_mask(finished: Finished) -> None:
+    kept = rows_of(finished.out, "train")
+    assert [row["id"] for row in kept] == sorted(row["id"] for row in kept)
+    pruned = 0
+    for row in kept:
+        labels, ids = np.array(row["labels"]), np.array(row["input_ids"])
+        assert len(ids) == row["prompt_tokens"] + row["response_tokens"]
+        assert (labels[: row["prompt_tokens"]] == -100).all()
+        trained = labels[row["prompt_tokens"] :]
+        assert ((trained == -100) | (trained == ids[row["prompt_tokens"] :])).all()
+        if row["quadrant"] in ("Q2", "Q2 fill"):
+            assert (trained != -100).sum() == max(1, int(0.7 * len(trained) + 1e-9))
+            pruned += 1
+        else:
+            assert (trained != -100).all()
+    assert pruned > 0
+
+
+def test_the_budget_is_met_exactly(finished: Finished) -> None:
+    scored = len(rows_of(finished.out, "scores"))
+    assert finished.manifest["counts"]["kept"] == scored // 2
+
+
+def test_datasets_reads_the_result(finished: Finished, tmp_path: Path) -> None:
+    import datasets
+
+    loaded = datasets.load_dataset(
+        "parquet",
+        data_files=str(finished.out / "train" / "*.parquet"),
+        split="train",
+        cache_dir=str(tmp_path),
+    )
+    assert len(loaded) == finished.manifest["counts"]["kept"]
+    assert loaded[0]["messages"][-1]["role"] == "assistant"
+
+
+def test_two_workers_give_the_same_bytes(finished: Finished, corpus: Path, tmp_path: Path) -> None:
+    again = _run(recipe(corpus), tmp_path / "out", choose_runner(2, []))
+    assert hashes(again.out) == hashes(finished.out)
+
+
+def test_the_order_of_inputs_does_not_matter(finished: Finished, corpus: Path, tmp_path: Path) -> None:
+    plain = recipe(corpus)
+    again = _run({**plain, "inputs": plain["inputs"][::-1]}, tmp_path / "out")
+    assert hashes(again.out) == hashes(finished.out)
+
+
+@pytest.fixture
+def job_service(tmp_path: Path) -> Iterator[list[str]]:
+    """Beam's job service and a pool of external workers; gives the Beam options that use them."""
+    ports = random.Random(os.getpid()).sample(range(20_000, 40_000), 2)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    commands = [
+        ["apache_beam.runners.portability.local_job_service_main", f"--port={ports[0]}"],
+        ["apache_beam.runners.worker.worker_pool_main", f"--service_port={ports[1]}"],
+    ]
+    with (tmp_path / "services.log").open("w") as log:
+        processes = [
+            subprocess.Popen([sys.executable, "-m", *command], stdout=log, stderr=log, env=environment)
+            for command in commands
+        ]
+        try:
+            yield [
+                "--runner=PortableRunner",
+                f"--job_endpoint=localhost:{ports[0]}",
+                "--environment_type=EXTERNAL",
+                f"--environment_config=localhost:{ports[1]}",
+            ]
+        finally:
+            for process in processes:
+                process.send_signal(signal.SIGTERM)
+                process.wait(timeout=30)
+
+
+def test_a_job_service_with_external_workers_gives_the_same_bytes(
+    finished: Finished, corpus: Path, tmp_path: Path, job_service: list[str]
+) -> None:
+    again = _run(recipe(corpus), tmp_path / "out", choose_runner(1, job_service))
+    assert hashes(again.out) == hashes(finished.out)
+
+
+def test_running_again_does_nothing_again(corpus: Path, tmp_path: Path) -> None:
+    _run(recipe(corpus), tmp_path / "out")
+    before = hashes(tmp_path / "out")
+    again = _run(recipe(corpus), tmp_path / "out")
+    assert all(stage["reused"] for stage in again.manifest["stages"].values())
+    assert hashes(tmp_path / "out") == before
+
+
+def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(corpus: Path, tmp_path: Path) -> None:
+    def redone(plain: dict[str, Any]) -> set[str]:
+        stages = _run(plain, tmp_path / "out").manifest["stages"]
+        return {name for name, stage in stages.items() if not stage["reused"]}
+
+    plain = recipe(corpus, score=["loss"], select=[{"random": {"keep": 0.5}}])
+    assert redone(plain) == {"ingest", "signatures", "clusters", "score", "select", "emit"}
+    assert redone({**plain, "seed": 1}) == {"select", "emit"}
+    assert redone({**plain, "score": ["loss", "entropy"]}) == {"score", "select", "emit"}
+    assert redone({**plain, "dedupe": {"exact": True}, "score": []} | {"model": None}) == {
+        "signatures",
+        "clusters",
+        "select",
+        "emit",
+    }
+
+
+def test_select_decides_again_without_inputs_or_model(corpus: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_corpus(data)
+    plain = recipe(data)
+    _run(plain, tmp_path / "out")
+    for path in data.iterdir():
+        path.unlink()
+    chosen = parse_recipe(
+        {**plain, "select": [{"top_k": {"column": "loss", "order": "lowest", "keep_examples": 7}}]}
+    )
+    again = reselect(tmp_path / "out", chosen, LOCAL, QUIET)
+    assert again.manifest["counts"]["kept"] == 7
+    losses = sorted(row["loss"] for row in rows_of(tmp_path / "out", "scores"))
+    assert sorted(row["loss"] for row in rows_of(tmp_path / "out", "train")) == losses[:7]
+
+
+def test_a_chain_of_selectors_gives_each_row_the_reason_of_the_one_that_dropped_it(
+    corpus: Path, tmp_path: Path
+) -> None:
+    steps = [
+        {"threshold": {"column": "ifd_ppl", "max": 1.0}},
+        {"grape": {}},
+        {"random": {"keep_examples": 20}},
+    ]
+    done = _run(recipe(corpus, select=steps), tmp_path / "out")
+    selectors = {
+        row["reason"].split(":")[0] for row in rows_of(done.out, "dropped") if row["stage"] == "select"
+    }
+    assert selectors == {"threshold", "grape", "random"}
+    assert done.manifest["counts"]["kept"] == 20
+
+
+def test_too_many_bad_rows_fail_after_reading_with_the_table_of_reasons(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        TooManyBadRows, match=r"(?s)2 of \d+ rows.*max_bad_fraction.*1  empty response.*1  not JSON"
+    ):
+        _run(recipe(corpus, max_bad_fraction=0), tmp_path / "out")
+    assert len(rows_of(tmp_path / "out", "bad_rows")) == 2
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_rows_that_do_not_fit_are_dropped_or_cut_as_the_recipe_says(corpus: Path, tmp_path: Path) -> None:
+    for policy in ("drop", "keep"):
+        model = {**recipe(corpus)["model"], "max_tokens": 64, "on_overflow": policy}
+        plain = recipe(corpus, model=model, score=["loss"], select=[])
+        done = _run(plain, tmp_path / policy)
+        overflow = done.manifest["dropped_reasons"].get("not scored: overflow", 0)
+        cut = sum(bool(row["truncated"]) for row in rows_of(done.out, "train"))
+        assert (overflow > 0, cut > 0) == ((True, False) if policy == "drop" else (False, True))
+
+
+def test_a_second_run_on_the_same_folder_is_refused(corpus: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "out" / ".winnow").mkdir(parents=True)
+    with (tmp_path / "out" / ".winnow" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RecipeError, match="another winnow run"):
+            _run(recipe(corpus), tmp_path / "out")
+
+
+def test_unbalanced_books_fail_the_run() -> None:
+    with pytest.raises(UnbalancedBooks, match=r"10 rows read.*= 9 \(\+1\)"):
+        check_books({"read": 10, "bad": 1, "dropped": 3, "kept": 5})
+
+
+def test_a_run_killed_at_random_moments_and_resumed_gives_the_same_bytes(
+    finished: Finished, corpus: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe(corpus)), "utf-8")
+    command = [sys.executable, "-m", "pipelines.cli", "run", str(path), "--output", str(tmp_path / "out")]
+    draw = random.Random(3)
+    deadline = time.monotonic() + 240
+    kills = 0
+    while True:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            _, errors = process.communicate(timeout=draw.uniform(2, 9) + 2 * kills)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            assert time.monotonic() < deadline, "never finished"
+            continue
+        assert process.returncode == 0, errors.decode()
+        break
+    assert kills > 0
+    assert hashes(tmp_path / "out") == hashes(finished.out)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_a_hundred_thousand_rows_are_all_accounted_for(tmp_path: Path) -> None:
+    """Beam's threaded mode loses about 2 % of such a corpus; this is where it would show."""
+    rows = 100_000
+    with (tmp_path / "big.jsonl").open("w") as file:
+        for number in range(rows):
+            # every tenth row repeats the one before it
+            name = number - 1 if number % 10 == 9 else number
+            file.write(
+                f'{{"prompt": "What is the name of number {name}?", "completion": "It is number {name}."}}\n'
+            )
+    plain = {
+        "name": "big",
+        "inputs": [{"path": str(tmp_path / "big.jsonl")}],
+        "select": [{"random": {"keep_examples": 12_345}}],
+    }
+    counts = _run(plain, tmp_path / "out", choose_runner(2, [])).manifest["counts"]
+    assert (counts["read"], counts["kept"], counts["duplicates"]["exact"]) == (rows, 12_345, rows // 10)
+    assert counts["dropped"] == rows - 12_345

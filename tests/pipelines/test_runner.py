@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+
+from pipelines.runner import DeadWorker, RunnerChoice, choose_runner, run_pipeline
+
+
+def test_the_default_runner_is_named_and_runs_in_this_process() -> None:
+    options = choose_runner(1, []).options(parallel=True).get_all_options()
+    assert (options["runner"], options["direct_running_mode"]) == ("FnApiRunner", "in_memory")
+
+
+def test_workers_mean_processes_and_only_where_there_is_parallel_work() -> None:
+    choice = choose_runner(3, [])
+    parallel = choice.options(parallel=True).get_all_options()
+    single = choice.options(parallel=False).get_all_options()
+    assert (parallel["direct_running_mode"], parallel["direct_num_workers"]) == ("multi_processing", 3)
+    assert (single["direct_running_mode"], single["direct_num_workers"]) == ("in_memory", 1)
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["--direct_running_mode=multi_threading"], "loses rows"),
+        (["--runner=apache_beam.runners.dask.dask_runner.DaskRunner"], "drops outputs"),
+        (["--runner=BundleBasedDirectRunner"], "batched DoFns"),
+        (["--runner=PrismRunner"], "prism_location"),
+        (["--job_endpiont=localhost:8099"], "no option '--job_endpiont=localhost:8099'"),
+    ],
+)
+def test_what_loses_rows_or_is_unknown_is_refused_with_the_reason(args: list[str], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        choose_runner(1, args)
+
+
+def test_the_bare_direct_runner_means_the_local_default() -> None:
+    choice = choose_runner(1, ["--runner=DirectRunner", "--direct_num_workers", "2"])
+    assert choice == RunnerChoice(runner="FnApiRunner", workers=2)
+
+
+def test_a_portable_runner_gets_its_own_options_and_no_workers() -> None:
+    choice = choose_runner(1, ["--runner=PortableRunner", "--job_endpoint=localhost:1"])
+    assert choice == RunnerChoice(runner="PortableRunner", flags=("--job_endpoint=localhost:1",))
+    with pytest.raises(ValueError, match="--workers is for the local runner"):
+        choose_runner(2, ["--runner=PortableRunner"])
+
+
+class _Die(beam.DoFn):
+    def process(self, name: str) -> None:
+        if name == "victim":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def test_a_killed_worker_ends_the_run_instead_of_hanging_it() -> None:
+    def build(pipeline: beam.Pipeline) -> None:
+        _ = pipeline | beam.Create(["a", "victim", "b", "c"]) | beam.ParDo(_Die())
+
+    began = time.monotonic()
+    with pytest.raises(DeadWorker, match="a worker process ended"):
+        run_pipeline(choose_runner(2, []), build, parallel=True)
+    assert time.monotonic() - began < 60  # Beam alone would wait for ever
+
+
+class _Note(beam.DoFn):
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def process(self, name: str) -> None:
+        (Path(self.folder) / name).write_text(str(os.getpid()))
+
+
+def test_worker_processes_do_the_work(tmp_path: Path) -> None:
+    def build(pipeline: beam.Pipeline) -> None:
+        _ = pipeline | beam.Create(["a", "b", "c", "d"]) | beam.ParDo(_Note(str(tmp_path)))
+
+    run_pipeline(choose_runner(2, []), build, parallel=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c", "d"}
+    assert str(os.getpid()) not in {path.read_text() for path in tmp_path.iterdir()}

@@ -1,0 +1,274 @@
+# ruff: noqa: ANN401 - transformers is untyped, and stand-ins for its objects are too
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from connectors.examples import message
+from scorers.catalog import SCORERS
+from scorers.models.loading import LoadedModel, load_model
+from scorers.models.scoring import score_examples, scores_schema
+from scorers.models.settings import ModelSettings
+from tests.scorers.toy_models import PAIRS, examples, pair, tokenizer, write_model
+
+ALL = tuple(SCORERS)
+MANY = [pair("Name a colour " * (i % 7), "red, green " * (1 + i % 11) + str(i)) for i in range(60)]
+
+
+def reference(folder: Path, conversations: list[Any]) -> dict[str, list[float]]:
+    """Scores by plain transformers: one row at a time, all logits, float64 from the first operation on."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def statistics(context: list[int], response: list[int]) -> tuple[float, float, float]:
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([context + response])).logits[0, len(context) - 1 : -1]
+        logprobs = torch.log_softmax(logits, dim=-1)
+        labels = torch.tensor(response)
+        entropy = -(logprobs.exp() * logprobs).sum(-1).mean().item()
+        top1 = (logits.argmax(-1) == labels).double().mean().item()
+        return -logprobs[torch.arange(len(response)), labels].mean().item(), entropy, top1
+
+    columns: dict[str, list[float]] = {name: [] for name in scores_schema(ALL).names[5:]}
+    for turns in conversations:
+        if tokenizer.chat_template:
+            dialogue = [{"role": t["role"], "content": t["content"]} for t in turns]
+            prompt = tokenizer.apply_chat_template(dialogue[:-1], tokenize=False, add_generation_prompt=True)
+            whole = tokenizer.apply_chat_template(dialogue, tokenize=False)
+            context, response = ids(prompt), ids(whole[len(prompt) :])
+            header = [tokenizer.bos_token_id, *ids("<|assistant|>\n")]
+        else:
+            prompt = "".join(f"### {t['role'].capitalize()}:\n{t['content']}\n\n" for t in turns[:-1])
+            context = [tokenizer.bos_token_id, *ids(prompt + "### Assistant:\n")]
+            response = [*ids(turns[-1]["content"]), tokenizer.eos_token_id]
+            header = [tokenizer.bos_token_id, *ids("### Assistant:\n")]
+        loss, entropy, top1 = statistics(context, response)
+        direct, _, _ = statistics(header, response)
+        row = (loss, np.exp(loss), entropy, top1, direct, loss / direct, np.exp(loss - direct))
+        for name, value in zip(columns, row, strict=True):
+            columns[name].append(float(value))
+    return columns
+
+
+def column(scores: pa.RecordBatch, name: str) -> npt.NDArray[np.float64]:
+    """A score column, null as NaN."""
+    return np.asarray(scores.column(name).to_numpy(zero_copy_only=False))
+
+
+def assert_agree(scores: pa.RecordBatch, expected: dict[str, list[float]], tolerance: float) -> None:
+    assert scores.column("status").to_pylist() == ["ok"] * scores.num_rows
+    for name, values in expected.items():
+        np.testing.assert_allclose(column(scores, name), values, rtol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("template", [True, False], ids=["template", "plain"])
+def test_scores_agree_with_plain_transformers_in_float64(tmp_path: Path, tied: bool, template: bool) -> None:
+    folder = write_model(tmp_path, tied=tied, **({} if template else {"template": None}))
+    model = load_model(ModelSettings(path=str(folder), device="cpu", batch_tokens=128))
+    scores, _ = score_examples(model, examples(PAIRS), ALL)
+    assert_agree(scores, reference(folder, PAIRS), 1e-4)
+
+
+@pytest.mark.realdata
+def test_scores_of_real_rows_by_a_real_model_agree_with_plain_transformers(realdata: Path) -> None:
+    folder = realdata / "models" / "stories260K"
+    with gzip.open(realdata / "alpaca" / "alpaca_data.json.gz") as file:
+        rows = json.load(file)[:400:20]
+    conversations = [pair(f"{row['instruction']}\n{row['input']}".strip(), row["output"]) for row in rows]
+    model = load_model(ModelSettings(path=str(folder), device="cpu"))
+    scores, _ = score_examples(model, examples(conversations), ALL, threads=2)
+    ok = [at for at, status in enumerate(scores.column("status").to_pylist()) if status == "ok"]
+    assert len(ok) > 15
+    kept = scores.take(pa.array(ok))
+    assert_agree(kept, reference(folder, [conversations[at] for at in ok]), 1e-4)
+
+
+def test_a_score_does_not_depend_on_the_rest_of_the_batch(toy: LoadedModel) -> None:
+    together, _ = score_examples(toy, examples(PAIRS), ALL)
+    for at in range(len(PAIRS)):
+        alone, _ = score_examples(toy, examples(PAIRS).slice(at, 1), ALL)
+        for name in together.schema.names[5:]:
+            assert together.column(name)[at].as_py() == pytest.approx(alone.column(name)[0].as_py(), rel=1e-5)
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_any_number_of_threads_gives_the_same_bytes(toy: LoadedModel, threads: int) -> None:
+    small = replace_batch_tokens(toy, 96)
+    one, _ = score_examples(small, examples(MANY), ALL, store_tokens=True, threads=1)
+    more, _ = score_examples(small, examples(MANY), ALL, store_tokens=True, threads=threads)
+    assert one.serialize().to_pybytes() == more.serialize().to_pybytes()
+
+
+def test_the_callers_torch_threads_change_no_byte_and_are_left_as_they_were(toy: LoadedModel) -> None:
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(score_examples(toy, examples(MANY), ALL, threads=2)[0])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert results[0].serialize().to_pybytes() == results[1].serialize().to_pybytes()
+
+
+def replace_batch_tokens(model: LoadedModel, tokens: int) -> LoadedModel:
+    return LoadedModel(model.settings, model.network, model.renderer, tokens)
+
+
+def test_rows_without_scores_are_null_with_a_status_and_the_others_are_not_touched(toy: LoadedModel) -> None:
+    conversations = [
+        pair("Hi", "five"),
+        pair("Hi", ""),
+        pair("Hi", "word " * 200),
+        [message("assistant", "no prompt at all")],
+    ]
+    scores, stats = score_examples(toy, examples(conversations), ALL, store_tokens=True)
+    assert scores.column("status").to_pylist() == ["ok", "empty_response", "overflow", "template_error"]
+    assert scores.column("prompt_tokens").to_pylist()[3] is None
+    for name in scores.schema.names[5:]:
+        assert [value is None for value in scores.column(name).to_pylist()] == [False, True, True, True], name
+    assert stats["status/ok"] + stats["status/overflow"] == 2
+    assert stats["rows"] == 4
+    assert sum(value for name, value in stats.items() if name.startswith("message/template_error")) == 1
+    alone, _ = score_examples(toy, examples(conversations[:1]), ALL, store_tokens=True)
+    assert scores.slice(0, 1).to_pylist() == alone.to_pylist()
+
+
+def test_a_kept_overflow_scores_the_same_tokens_in_both_views(toy_folder: Path) -> None:
+    settings = ModelSettings(path=str(toy_folder), device="cpu", max_tokens=40, on_overflow="keep")
+    scores, _ = score_examples(
+        load_model(settings), examples([pair("Hi", "word " * 50)]), ALL, store_tokens=True
+    )
+    (row,) = scores.to_pylist()
+    assert (row["status"], row["truncated"]) == ("ok", True)
+    assert row["prompt_tokens"] + row["response_tokens"] == 40
+    assert len(row["response_ids"]) == len(row["token_nll"]) == row["response_tokens"]
+    assert row["ifd_loss"] == pytest.approx(row["loss"] / row["direct_loss"])
+
+
+def test_stored_token_losses_are_those_of_the_score(toy: LoadedModel) -> None:
+    scores, _ = score_examples(toy, examples(PAIRS), ["loss"], store_tokens=True)
+    for row in scores.to_pylist():
+        assert row["loss"] == pytest.approx(np.mean(np.array(row["token_nll"], dtype=np.float64)), rel=1e-12)
+        assert len(row["prompt_ids"]) == row["prompt_tokens"]
+
+
+def test_each_view_runs_once_and_only_when_a_scorer_needs_it(toy: LoadedModel) -> None:
+    _, one = score_examples(toy, examples(PAIRS), ["loss", "entropy", "top1_agreement"])
+    scores, both = score_examples(toy, examples(PAIRS), ALL)
+    rows = scores.to_pylist()
+    assert one["tokens"] == sum(row["prompt_tokens"] + row["response_tokens"] - 1 for row in rows)
+    header = len(tokenizer()("<|assistant|>\n", add_special_tokens=False)["input_ids"]) + 1
+    assert both["tokens"] == one["tokens"] + sum(header + row["response_tokens"] - 1 for row in rows)
+    assert both["padded_tokens"] >= both["tokens"]
+    assert both["response_tokens"] == sum(row["response_tokens"] for row in rows)
+
+
+def test_columns_are_those_of_the_schema_for_any_choice_of_scorers(toy: LoadedModel) -> None:
+    for names in (["entropy"], ["ifd"], []):
+        scores, _ = score_examples(toy, examples(PAIRS[:1]), names)
+        assert scores.schema == scores_schema(names)
+
+
+def test_no_rows_give_no_scores(toy: LoadedModel) -> None:
+    scores, stats = score_examples(toy, examples([]), ALL, store_tokens=True)
+    assert (scores.num_rows, stats["rows"], stats["tokens"]) == (0, 0, 0)
+    assert scores.schema == scores_schema(ALL, store_tokens=True)
+
+
+def test_a_slice_scores_as_the_rows_it_shows(toy: LoadedModel) -> None:
+    batch = examples(PAIRS)
+    scores, _ = score_examples(toy, batch.slice(2, 2), ["loss"])
+    assert scores.column("id").to_pylist() == ["toy:2", "toy:3"]
+
+
+def test_progress_adds_up_to_all_rows_and_tokens(toy: LoadedModel) -> None:
+    calls: list[tuple[int, int]] = []
+    conversations = [*MANY, pair("Hi", "")]
+    small = replace_batch_tokens(toy, 96)
+    _, stats = score_examples(small, examples(conversations), ALL, on_rows=lambda *args: calls.append(args))
+    assert len(calls) > 5
+    assert sum(rows for rows, _ in calls) == len(conversations)
+    assert sum(tokens for _, tokens in calls) == stats["tokens"]
+
+
+def broken(model: LoadedModel, refuses: Any) -> LoadedModel:
+    """The model with a head that fails, or gives NaN, where `refuses` says so of the hidden states."""
+    return LoadedModel(
+        model.settings, replace(model.network, body=refuses), model.renderer, model.batch_tokens
+    )
+
+
+def test_a_row_with_nan_is_nonfinite_and_null(toy: LoadedModel) -> None:
+    marked = toy.renderer.tokenizer("漢", add_special_tokens=False)["input_ids"][0]
+
+    def body(input_ids: torch.Tensor, use_cache: bool) -> Any:
+        result = toy.network.body(input_ids=input_ids, use_cache=use_cache)
+        result.last_hidden_state[(input_ids == marked).any(dim=1)] = torch.nan
+        return result
+
+    scores, stats = score_examples(broken(toy, body), examples([pair("a", "漢"), pair("a", "b")]), ALL)
+    assert scores.column("status").to_pylist() == ["nonfinite", "ok"]
+    assert scores.column("loss")[0].as_py() is None
+    assert stats["status/nonfinite"] == 1
+
+
+def test_a_row_that_fails_alone_is_an_error_with_its_message(toy: LoadedModel) -> None:
+    marked = toy.renderer.tokenizer("漢", add_special_tokens=False)["input_ids"][0]
+
+    def body(input_ids: torch.Tensor, use_cache: bool) -> Any:
+        if (input_ids == marked).any():
+            raise RuntimeError("this row is too much")
+        return toy.network.body(input_ids=input_ids, use_cache=use_cache)
+
+    scores, stats = score_examples(broken(toy, body), examples([pair("漢", "a"), pair("a", "b")]), ALL)
+    assert scores.column("status").to_pylist() == ["error", "ok"]
+    assert scores.column("direct_loss").to_pylist()[0] is None
+    assert stats["message/error: RuntimeError: this row is too much"] == 1
+
+
+def test_a_model_that_fails_on_every_row_is_a_bug_and_is_raised(toy: LoadedModel) -> None:
+    def body(input_ids: torch.Tensor, use_cache: bool) -> Any:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        score_examples(broken(toy, body), examples(PAIRS), ALL)
+
+
+def test_bfloat16_is_close_to_float32(toy: LoadedModel, toy_folder: Path) -> None:
+    half = load_model(ModelSettings(path=str(toy_folder), device="cpu", dtype="bfloat16"))
+    exact, _ = score_examples(toy, examples(MANY), ["loss", "entropy"])
+    scores, _ = score_examples(half, examples(MANY), ["loss", "entropy"])
+    for name in ("loss", "entropy"):  # 8 bits of mantissa, logits up to 10
+        np.testing.assert_allclose(column(scores, name), column(exact, name), atol=0.1)
+
+
+def test_examples_without_messages_are_refused(toy: LoadedModel) -> None:
+    with pytest.raises(ValueError, match="examples: no column messages, tools"):
+        score_examples(toy, pa.record_batch({"id": ["a"]}), ALL)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_agrees_with_the_cpu(toy: LoadedModel, toy_folder: Path) -> None:
+    exact, _ = score_examples(toy, examples(MANY), ALL)
+    on_gpu = load_model(ModelSettings(path=str(toy_folder), device="cuda", dtype="float32"))
+    scores, _ = score_examples(on_gpu, examples(MANY), ALL)
+    for name in ("loss", "entropy", "direct_loss"):
+        np.testing.assert_allclose(column(scores, name), column(exact, name), rtol=1e-3)
