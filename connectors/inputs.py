@@ -160,7 +160,7 @@ def _local(path: str, full: str, base: Path) -> list[tuple[str, str]]:
             )
     else:
         raise ValueError(
-            f"input {path!r}: there is no file or folder {full}; relative paths start at the recipe"
+            f"input {path!r}: there is no file or folder {full}; relative paths start at {base}"
         )
     return [(name.replace(os.sep, "/"), file) for name, file in found]
 
@@ -169,9 +169,12 @@ def _remote(path: str) -> list[tuple[str, str]]:
     """(name, path) of the files that a path of a Beam filesystem means."""
     from apache_beam.io.filesystems import FileSystems
 
-    for pattern in (path, path.rstrip("/") + "/**"):
+    # What ends like a data file is one; anything else may be a folder, which some stores list as a file too.
+    folder = path.rstrip("/") + "/**"
+    is_file = glob.has_magic(path) or _is_data_file(path.rsplit("/", 1)[-1])
+    for pattern in (path, folder) if is_file else (folder, path):
         matches = [match.path for match in FileSystems.match([pattern])[0].metadata_list]
-        if pattern != path:
+        if pattern == folder:
             matches = [match for match in matches if _is_data_file(match.rsplit("/", 1)[-1])]
         if matches:
             root = _glob_root(pattern) if glob.has_magic(pattern) else pattern.rsplit("/", 1)[0]
@@ -181,7 +184,7 @@ def _remote(path: str) -> list[tuple[str, str]]:
 
 def _walk(folder: str) -> Iterator[str]:
     for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if True]
+        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
         yield from (os.path.join(root, name) for name in files if _is_data_file(name))
 
 

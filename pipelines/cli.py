@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pipelines.run import Finished
 
 app = typer.Typer(
@@ -76,6 +78,15 @@ def _last_cause(lines: list[str]) -> str:
     return (causes or lines)[-1]
 
 
+def _console() -> Console:
+    """A console on a copy of standard error, which still shows while workers' chatter goes to a file."""
+    import os
+
+    from rich.console import Console
+
+    return Console(file=os.fdopen(os.dup(2), "w", encoding="utf-8"), highlight=False)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command's output
 
@@ -125,7 +136,7 @@ def run(
         from pipelines.runner import choose_runner
 
         runner = choose_runner(workers, context.args)
-        finished = run_recipe(loaded, out, runner, Progress(), limit)
+        finished = run_recipe(loaded, out, runner, Progress(_console()), limit)
         (out / "run.log").unlink(missing_ok=True)
         _close(finished)
 
@@ -140,7 +151,7 @@ def select(context: typer.Context, out: OutFolder, recipe: RecipePath, set_: Ove
         from pipelines.run import reselect
         from pipelines.runner import choose_runner
 
-        finished = reselect(out, load_recipe(recipe, set_ or ()), choose_runner(1, context.args), Progress())
+        finished = reselect(out, load_recipe(recipe, set_ or ()), choose_runner(1, context.args), Progress(_console()))
         _close(finished)
 
 

@@ -110,12 +110,11 @@ class Progress:
     """Draws the progress of one stage after the other: a live line on a terminal, plain lines elsewhere.
 
     Args:
-        quiet: Say nothing at all.
-        console: Where to draw; standard error by default, so that results can be piped.
+        console: Where to draw; nothing is drawn without one.
     """
 
-    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, quiet=quiet)
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(quiet=True)
 
     def say(self, text: str) -> None:
         """Prints a line of its own."""

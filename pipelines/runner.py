@@ -14,9 +14,11 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -154,8 +156,20 @@ def _without(flags: Sequence[str], name: str) -> Iterator[str]:
             yield flag
 
 
-def run_pipeline(choice: RunnerChoice, build: Callable[[beam.Pipeline], None], *, parallel: bool) -> None:
+def run_pipeline(
+    choice: RunnerChoice,
+    build: Callable[[beam.Pipeline], None],
+    *,
+    parallel: bool,
+    log: Path | None = None,
+) -> None:
     """Builds and runs one Beam pipeline to its end.
+
+    Args:
+        choice: How to run it.
+        build: Adds the steps.
+        parallel: Whether there is work for more than one process.
+        log: Where the local worker processes' chatter goes; None leaves it on standard error.
 
     Raises:
         DeadWorker: If a local worker process ended early.
@@ -164,7 +178,8 @@ def run_pipeline(choice: RunnerChoice, build: Callable[[beam.Pipeline], None], *
     """
     import apache_beam as beam
 
-    with _dead_worker_watch() as watch:
+    chatter = _stderr_to(log) if log and choice.workers > 1 and parallel else contextlib.nullcontext()
+    with chatter, _dead_worker_watch() as watch:
         try:
             pipeline = beam.Pipeline(options=choice.options(parallel=parallel))
             build(pipeline)
@@ -181,6 +196,21 @@ def run_pipeline(choice: RunnerChoice, build: Callable[[beam.Pipeline], None], *
             raise
     if state not in (None, "DONE"):
         raise RuntimeError(f"the {choice.runner} pipeline ended in state {state}; see the runner's own log")
+
+
+@contextlib.contextmanager
+def _stderr_to(log: Path) -> Iterator[None]:
+    """Sends file descriptor 2 to a file: Beam's worker processes inherit it and log every connection there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class _Watch:

@@ -150,6 +150,7 @@ def run_stage(
                 space.runner,
                 lambda pipeline: _tasks_then(pipeline, name, todo, lambda tasks: build(tasks, str(folder))),
                 parallel=parallel and len(todo) > 1,
+                log=space.work / "workers.log",
             )
     missing = [task.file for task in tasks if not (folder / task.file).exists()]
     if missing:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,9 @@ class Losses:
     conditional: float
     direct: float
     shuffled: float
+
+
+Measured = tuple[str, Losses]  # file, losses of one of its rows
 
 
 def load(folder: Path = MODEL) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -85,15 +88,17 @@ def losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: Row)
     )
 
 
-def auc(higher: Sequence[float], lower: Sequence[float]) -> float:
+def auc(higher: Mapping[str, Sequence[float]], lower: Mapping[str, Sequence[float]]) -> float:
     """Probability that a value of the first group exceeds one of the second, ties counted half.
 
+    Values are by file, and only values of one file are compared: files differ more than good and bad.
+
     Example:
-        >>> auc([3.0, 2.0], [1.0, 2.0])
-        0.875
+        >>> auc({"a": [3.0, 2.0], "b": [0.0]}, {"a": [1.0, 2.0], "b": [1.0]})
+        0.7
     """
-    wins = sum((x > y) + 0.5 * (x == y) for x in higher for y in lower)
-    return wins / (len(higher) * len(lower))
+    pairs = [(x, y) for file, values in higher.items() for x in values for y in lower.get(file, ())]
+    return sum((x > y) + 0.5 * (x == y) for x, y in pairs) / len(pairs)
 
 
 def share(truths: Iterable[bool]) -> float:
@@ -102,16 +107,34 @@ def share(truths: Iterable[bool]) -> float:
     return sum(values) / len(values)
 
 
-def print_row(name: str, group: Sequence[Losses]) -> None:
-    """One line of the first table."""
-    conditional = sum(x.conditional for x in group) / len(group)
-    direct = sum(x.direct for x in group) / len(group)
-    real = share(x.conditional < x.shuffled for x in group)
-    helped = share(x.conditional < x.direct for x in group)
-    print(
-        f"| {name} | {len(group)} | {conditional:.2f} | {direct:.2f} | {real:.1%} | {helped:.1%} |",
-        flush=True,
-    )
+def print_quality(groups: Mapping[str, Sequence[Measured]]) -> None:
+    """The first table: is it a language model, and does the prompt help?"""
+    print("| rows | number | conditional loss | direct loss | real below shuffled | IFD below 1 |")
+    print("|---|---|---|---|---|---|")
+    for name, rows in groups.items():
+        conditional = sum(x.conditional for _, x in rows) / len(rows)
+        direct = sum(x.direct for _, x in rows) / len(rows)
+        real = share(x.conditional < x.shuffled for _, x in rows)
+        helped = share(x.conditional < x.direct for _, x in rows)
+        print(f"| {name} | {len(rows)} | {conditional:.2f} | {direct:.2f} | {real:.1%} | {helped:.1%} |")
+
+
+def print_detection(good: Sequence[Measured], defects: Mapping[str, Sequence[Measured]]) -> None:
+    """The second table: how well two scores tell planted rows from good rows of the same file."""
+
+    def by_file(rows: Sequence[Measured], score: Callable[[Losses], float]) -> dict[str, list[float]]:
+        values: dict[str, list[float]] = {}
+        for file, x in rows:
+            values.setdefault(file, []).append(score(x))
+        return values
+
+    print("\n| planted defect | rows | AUC of loss | AUC of IFD |\n|---|---|---|---|")
+    for kind, rows in defects.items():
+        loss, ifd = (
+            auc(by_file(rows, score), by_file(good, score))
+            for score in (lambda x: x.conditional, lambda x: x.conditional - x.direct)
+        )
+        print(f"| {kind.replace('_', ' ')} | {len(rows)} | {loss:.2f} | {ifd:.2f} |")
 
 
 def main() -> None:
@@ -120,32 +143,24 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--gsm8k", type=Path, help="folder with test.jsonl; left out, GSM8K is not measured")
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # for a model this small, more threads wait for each other
     model, tokenizer = load(options.model)
 
+    def measure(rows: Iterable[tuple[str, Row]]) -> list[Measured]:
+        return [(file, x) for file, row in rows if (x := losses(model, tokenizer, row))]
+
     records = [record for file in build().values() for record in file]
-    clean = [record.row for record in records if record.planted is None]
-    groups = {
-        "corpus, held out": [row for row in clean if held_out(row.messages)],
-        "corpus, trained on": [row for row in clean if not held_out(row.messages)],
-    }
+    clean = [(r.file, r.row) for r in records if r.planted is None]
+    good = measure((file, row) for file, row in clean if held_out(row.messages))
+    seen = measure((file, row) for file, row in clean if not held_out(row.messages))
+    groups = {"corpus, held out": good, "corpus, trained on": seen}
     if options.gsm8k:
         turns = gsm8k(options.gsm8k / "test.jsonl")[:GSM8K_ROWS]
-        groups["GSM8K test"] = [single_turn("gsm8k", q["content"], a["content"]) for q, a in turns]
-    print("| rows | number | conditional loss | direct loss | real below shuffled | IFD below 1 |")
-    print("|---|---|---|---|---|---|")
-    measured = {}
-    for name, rows in groups.items():
-        measured[name] = [x for row in rows if (x := losses(model, tokenizer, row))]
-        print_row(name, measured[name])
-
-    print("\n| planted defect | rows | AUC of loss | AUC of loss difference (IFD) |\n|---|---|---|---|")
-    good = measured["corpus, held out"]
-    for kind in ("mismatched_answer", "wrong_arithmetic", "truncated_answer"):
-        bad = [x for r in records if r.planted == kind and (x := losses(model, tokenizer, r.row))]
-        loss = auc([x.conditional for x in bad], [x.conditional for x in good])
-        ifd = auc([x.conditional - x.direct for x in bad], [x.conditional - x.direct for x in good])
-        print(f"| {kind} | {len(bad)} | {loss:.2f} | {ifd:.2f} |")
+        pairs = ((question["content"], answer["content"]) for question, answer in turns)
+        groups["GSM8K test"] = measure(("gsm8k", single_turn("gsm8k", *pair)) for pair in pairs)
+    print_quality(groups)
+    kinds = ("mismatched_answer", "wrong_arithmetic", "truncated_answer")
+    print_detection(good, {k: measure((r.file, r.row) for r in records if r.planted == k) for k in kinds})
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from scorers.models.settings import ModelSettings
 
 _CPU_BATCH_TOKENS = 2048
 _CUDA_BATCH_TOKENS = 16384
-# Logits of one chunk. On CPU 256 positions keep the matrix product busy; more only costs memory.
-_CPU_CHUNK_TOKENS = 256
+# Logits of one chunk. On CPU 128 positions keep the matrix product busy; more is no faster and costs memory.
+_CPU_CHUNK_TOKENS = 128
 _CPU_CHUNK_BYTES = 64 * 2**20
 _CUDA_CHUNK_BYTES = 256 * 2**20
 _PROBE_TOKENS = 16

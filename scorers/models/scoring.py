@@ -113,9 +113,7 @@ def score_examples(
     started = time.perf_counter()
     needs = plan(scorers, store_tokens)
     rows = _tokenise(model, examples, with_direct=any(need.view == "direct" for need in needs))
-    micro_batches = [
-        batch for view in ("conditional", "direct") for batch in _pack_view(model, rows, needs, view)
-    ]
+    micro_batches = _mix([list(_pack_view(model, rows, needs, view)) for view in ("conditional", "direct")])
     results, failures = _run(model, micro_batches, len(rows), threads, on_rows)
     rows = _with_outcome(rows, results, failures)
     outputs = _gather(rows, results, needs)
@@ -148,6 +146,20 @@ def _pack_view(
     ]
     for group in pack([sequence.input_tokens for sequence in sequences], model.batch_tokens):
         yield _MicroBatch(view, [scored[at] for at in group], [sequences[at] for at in group], outputs)
+
+
+def _mix(views: Sequence[list[_MicroBatch]]) -> list[_MicroBatch]:
+    """All micro-batches in an order of which every part is a fair sample of lengths and views.
+
+    They are packed longest first; run in that order, the rows finished so far would say nothing of the time
+    left. Steps of the golden ratio spread them evenly.
+    """
+    spread = [
+        ((at * 0.6180339887498949) % 1.0, view, batch)
+        for view, batches in enumerate(views)
+        for at, batch in enumerate(batches)
+    ]
+    return [batch for *_, batch in sorted(spread, key=lambda item: item[:2])]
 
 
 _Results = dict[tuple[View, int], RowOutputs]

@@ -1,9 +1,8 @@
-"""Every chat format, every way a row can be wrong, and what holds for any row at all."""
+"""Every chat format, and what holds for any row at all."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,37 +12,7 @@ from connectors.chat_formats import parse_row
 from connectors.examples import EXAMPLE_SCHEMA, ROLES, BadRow, Conversation, example_row, to_batches
 from connectors.fields import FORMATS, RESPONSE_NAMES, layout_of
 from connectors.preferences import Pairs
-
-Row = dict[str, Any]
-Mapped = tuple[tuple[str, str], ...]
-
-
-def one(row: Row, stated: str = "auto", mapped: Mapped = ()) -> Conversation:
-    """The only conversation of a row."""
-    [read] = parse_row(row, stated, mapped)
-    assert isinstance(read, Conversation)
-    return read
-
-
-def said(read: Conversation) -> list[tuple[str, str]]:
-    return [(turn["role"], turn["content"]) for turn in read.messages]
-
-
-def calls(read: Conversation, turn: int) -> list[tuple[str, str]]:
-    made = read.messages[turn]["tool_calls"] or []
-    return [(call["function"]["name"], call["function"]["arguments"]) for call in made]
-
-
-def reason(row: Row) -> str:
-    with pytest.raises(BadRow) as caught:
-        parse_row(row)
-    return caught.value.reason
-
-
-PAIR = [("user", "q"), ("assistant", "a")]
-CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
-
+from tests.connectors.rows import CHAT, PAIR, SHAREGPT, Row, calls, one, said
 
 # Prompt and response
 
@@ -236,182 +205,6 @@ def test_a_dialogue_in_one_text_is_split(text: str) -> None:
 def test_kto_labels_stay_in_extra() -> None:
     assert one({"messages": CHAT, "label": False}).extra == {"label": False}
     assert one({"prompt": "q", "completion": "a", "label": True}, stated="kto").extra == {"label": True}
-
-
-# Preference pairs
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "q", "chosen": "a", "rejected": "b"},
-        {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
-        {"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": "b"}},
-        {"chosen_messages": CHAT, "rejected_messages": [CHAT[0], {"role": "assistant", "content": "b"}]},
-        {"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": [{"role": "assistant", "content": "b"}]},
-        {"input": "q", "output_1": "b", "output_2": "a", "label": 2},
-    ],
-)
-def test_a_preference_pair_gives_the_chosen_answer_or_both(row: Row) -> None:
-    label = {"label": 2} if "label" in row else {}
-    read = one(row)
-    assert (said(read), read.extra) == (PAIR, {**label, "rejected": "b"})
-    chosen, rejected = parse_row(row, pairs="both")
-    assert isinstance(chosen, Conversation)
-    assert isinstance(rejected, Conversation)
-    assert (said(chosen), chosen.part, chosen.extra) == (PAIR, "chosen", {**label, "preference": "chosen"})
-    assert said(rejected) == [("user", "q"), ("assistant", "b")]
-    assert (rejected.part, rejected.extra) == ("rejected", {**label, "preference": "rejected"})
-
-
-def test_a_pair_of_whole_conversations_keeps_the_prompt_field() -> None:
-    read = one({"prompt": "q", "chosen": CHAT, "rejected": [CHAT[0], {"role": "assistant", "content": "b"}]})
-    assert (said(read), read.extra) == (PAIR, {"prompt": "q", "rejected": "b"})
-
-
-def test_a_rejected_answer_that_is_no_example_is_kept_as_it_was() -> None:
-    assert one({"prompt": "q", "chosen": "a", "rejected": ""}).extra == {"rejected": ""}
-    good, bad = parse_row({"prompt": "q", "chosen": "a", "rejected": ""}, pairs="both")
-    assert isinstance(good, Conversation)
-    assert isinstance(bad, BadRow)
-    assert bad.reason == "empty response"
-
-
-def test_a_pair_keeps_history_and_system() -> None:
-    row = {"system": "s", "history": [["q0", "a0"]], "question": "q", "chosen": "a", "rejected": "b"}
-    assert said(one(row)) == [("system", "s"), ("user", "q0"), ("assistant", "a0"), *PAIR]
-
-
-# Rows of several conversations
-
-
-def tree(text: str, role: str, *replies: Row, **more: int) -> Row:
-    return {"message_id": text, "text": text, "role": role, "replies": list(replies), **more}
-
-
-def test_every_answer_of_a_tree_is_a_response_to_its_path() -> None:
-    late = tree("q2", "prompter", tree("a2", "assistant", tree("q3", "prompter")))
-    row = {
-        "message_tree_id": "t",
-        "prompt": tree("q", "prompter", tree("a", "assistant", late, rank=0), tree("b", "assistant", rank=1)),
-    }
-    read = [item for item in parse_row(row) if isinstance(item, Conversation)]
-    assert [(item.part, said(item)) for item in read] == [
-        ("a", PAIR),
-        ("a2", [*PAIR, ("user", "q2"), ("assistant", "a2")]),
-        ("b", [("user", "q"), ("assistant", "b")]),
-    ]
-    assert read[0].extra == {"message_tree_id": "t", "message_id": "a", "rank": 0}
-    assert [turn["text"] for turn in read[1].extra["trailing_messages"]] == ["q3"]
-    groups = {example_row(item, "s", "i")["group"] for item in (read[0], read[2])}
-    assert len(groups) == 1
-
-
-def test_a_deleted_message_is_left_out_with_its_replies() -> None:
-    gone = tree("x", "assistant", tree("y", "prompter", tree("z", "assistant")), deleted=True)
-    row = {"message_tree_id": "t", "prompt": tree("q", "prompter", gone, tree("a", "assistant"))}
-    assert [item.part for item in parse_row(row) if isinstance(item, Conversation)] == ["a"]
-
-
-def test_a_tree_without_an_answer_is_bad() -> None:
-    assert reason({"message_tree_id": "t", "prompt": tree("q", "prompter")}) == "no response"
-
-
-def test_each_instance_is_a_conversation_of_its_own() -> None:
-    good, bad = {"input": "", "output": "a"}, {"input": "x", "output": " "}
-    read = one({"instruction": "q", "instances": [good], "name": "n"})
-    assert (said(read), read.extra, read.part) == (PAIR, {"name": "n"}, "")
-    first, second = parse_row({"instruction": "q", "instances": [good, bad]})
-    assert isinstance(first, Conversation)
-    assert first.part == "0"
-    assert isinstance(second, BadRow)
-    assert second.reason == "empty response"
-
-
-def test_mt_bench_turns_need_reference_answers() -> None:
-    assert reason({"turns": ["q", "q2"]}) == "no response"
-    read = one({"turns": ["q", "q2"], "reference": ["a", ""], "category": "math"})
-    assert said(read) == PAIR
-    assert read.extra == {"category": "math", "trailing_messages": [{"role": "user", "content": "q2"}]}
-
-
-# Bad rows
-
-
-def chat(*turns: tuple[str, Any]) -> Row:
-    return {"messages": [{"role": role, "content": content} for role, content in turns]}
-
-
-@pytest.mark.parametrize(
-    ("row", "wanted"),
-    [
-        ({"foo": 1}, "unknown format"),
-        ({}, "unknown format"),
-        ({"text": "no dialogue"}, "unknown format"),
-        ({"instruction": "q"}, "missing response"),
-        ({"instruction": "q", "output": None}, "missing response"),
-        ({"instruction": "q", "output": " \n"}, "empty response"),
-        ({"instruction": " ", "output": "a"}, "empty prompt"),
-        ({"instruction": "q", "output": ["a"]}, "wrong type"),
-        ({"instruction": "q", "output": True}, "wrong type"),
-        ({"instruction": "q", "input": {"x": 1}, "output": "a"}, "wrong type"),
-        ({"prompt": 5, "completion": "a"}, "wrong type"),
-        ({"messages": []}, "empty conversation"),
-        ({"messages": None}, "empty conversation"),
-        ({"messages": "hello"}, "wrong type"),
-        ({"messages": ["hello"]}, "wrong type"),
-        (chat(("user", "q")), "no response"),
-        (chat(("user", "q"), ("assistant", " ")), "empty response"),
-        (chat(("user", 5), ("assistant", "a")), "wrong type"),
-        (chat(("user", None), ("assistant", "a")), "missing content"),
-        (chat(("wizard", "q"), ("assistant", "a")), "unknown role"),
-        ({"messages": [{"content": "q"}]}, "unknown role"),
-        (chat(("assistant", "a")), "roles out of order"),
-        (chat(("system", "s"), ("assistant", "a")), "roles out of order"),
-        (chat(("user", "q"), ("user", "q"), ("assistant", "a")), "roles out of order"),
-        (chat(("user", "q"), ("assistant", "a"), ("assistant", "a")), "roles out of order"),
-        (chat(("user", "q"), ("system", "s"), ("assistant", "a")), "roles out of order"),
-        (chat(("user", "q"), ("tool", "r"), ("assistant", "a")), "roles out of order"),
-        ({"conversations": [SHAREGPT[1], *SHAREGPT]}, "roles out of order"),
-        (
-            chat(("user", [{"type": "image_url", "image_url": "x"}]), ("assistant", "a")),
-            "unsupported content part",
-        ),
-        (
-            {"conversations": [SHAREGPT[0], {"from": "function_call", "value": "f(x)"}]},
-            "tool call is not JSON",
-        ),
-        (
-            {"conversations": [SHAREGPT[0], {"from": "function_call", "value": "{}"}]},
-            "tool call without a name",
-        ),
-        ({"messages": CHAT, "tools": "hammer"}, "tools are not JSON"),
-        ({"prompt": "q", "chosen": None, "rejected": "b"}, "missing response"),
-        ({"chosen": "a", "rejected": "b"}, "missing prompt"),
-        ({"input": "q", "output_1": "a", "output_2": "b", "label": 3}, "no preference"),
-        ({"instruction": "q", "instances": []}, "no response"),
-        ({"history": "none"}, "wrong type"),
-    ],
-)
-def test_a_bad_row_has_a_countable_reason(row: Row, wanted: str) -> None:
-    assert reason(row) == wanted
-
-
-def test_an_unknown_format_says_what_was_found_and_how_to_map_it() -> None:
-    with pytest.raises(BadRow, match=r"found the fields 'frage', 'antwort'.*fields: \{prompt: my_question"):
-        parse_row({"frage": "q", "antwort": "a"})
-
-
-def test_a_missing_mapped_field_is_named() -> None:
-    with pytest.raises(BadRow, match="wanted field 'antwort'"):
-        parse_row({"question": "q", "answer": "a"}, mapped=(("response", "antwort"),))
-
-
-def test_roles_out_of_order_says_which_turn() -> None:
-    with pytest.raises(
-        BadRow, match=r"message 2 of 'messages' \(user\) follows a turn of the user; wanted assistant"
-    ):
-        parse_row(chat(("user", "q"), ("user", "q"), ("assistant", "a")))
 
 
 # What holds for any row

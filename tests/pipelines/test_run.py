@@ -25,7 +25,7 @@ from pipelines.runner import RunnerChoice, choose_runner
 from tests.pipelines.corpus import hashes, recipe, rows_of, write_corpus
 
 LOCAL = RunnerChoice()
-QUIET = Progress(quiet=True)
+QUIET = Progress()
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ MANY = [pair("Name a colour " * (i % 7), "red, green " * (1 + i % 11) + str(i)) 
 def reference(folder: Path, conversations: list[Any]) -> dict[str, list[float]]:
     """Scores by plain transformers: one row at a time, all logits, float64 from the first operation on."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.set_num_threads(1)  # rows this small only make threads wait for one another
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
 
     def ids(text: str) -> list[int]:
