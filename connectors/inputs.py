@@ -159,9 +159,7 @@ def _local(path: str, full: str, base: Path) -> list[tuple[str, str]]:
                 f"input {path!r}: no file matches {full}; check the pattern and the folder {root}"
             )
     else:
-        raise ValueError(
-            f"input {path!r}: there is no file or folder {full}; relative paths start at {base}"
-        )
+        raise ValueError(f"input {path!r}: there is no file or folder {full}; relative paths start at {base}")
     return [(name.replace(os.sep, "/"), file) for name, file in found]
 
 

@@ -9,9 +9,11 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from connectors.decompress import open_binary
 from connectors.shards import write_json
 
 MANIFEST = "manifest.json"
+BLOCK_BYTES = 4 * 2**20
 _REPORTED = ("winnow", "apache-beam", "pyarrow", "numpy", "torch", "transformers", "datasketch")
 
 
@@ -47,10 +49,17 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal; reads the file once, a few MB at a time."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_hash(path: str) -> str:
+    """SHA-256 of an input file's bytes as stored, hexadecimal; reads the file once, a few MB at a time.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open_binary(path) as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def json_hash(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds

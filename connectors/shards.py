@@ -164,11 +164,14 @@ def read_stats(path: str | Path) -> dict[str, Any]:
 
 def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
     """Writes a small JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a small text file, as UTF-8, whole or not at all."""
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_text(
-        json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False, default=str) + "\n", "utf-8"
-    )
+    temporary.write_text(text, "utf-8")
     temporary.replace(path)
 
 

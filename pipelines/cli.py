@@ -151,7 +151,9 @@ def select(context: typer.Context, out: OutFolder, recipe: RecipePath, set_: Ove
         from pipelines.run import reselect
         from pipelines.runner import choose_runner
 
-        finished = reselect(out, load_recipe(recipe, set_ or ()), choose_runner(1, context.args), Progress(_console()))
+        finished = reselect(
+            out, load_recipe(recipe, set_ or ()), choose_runner(1, context.args), Progress(_console())
+        )
         _close(finished)
 
 
@@ -244,6 +246,8 @@ def _close(finished: Finished) -> None:
         )
     console.print(table)
     console.print(_counts_text(manifest), markup=False, soft_wrap=True)
+    for file in manifest["unreadable_files"]:
+        _say(f"WARNING: not read to its end: {file['path']}: {file['reason']} ({file['detail']})")
     base = _short(out)
     console.print(
         f"\nTraining set  {base}/train/*.parquet\n"

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from connectors.manifest import read_manifest
-from connectors.shards import parquet_files
-from pipelines.report import format_share, read_columns, write_text
+from connectors.shards import parquet_files, write_text
+from pipelines.report import format_share, read_columns
 from scorers.catalog import SCORERS
 
 SIZES = (
@@ -124,7 +124,8 @@ def write_card(out: Path, manifest: Mapping[str, Any] | None = None) -> Path:
         ),
         _limits(manifest),
     ]
-    return write_text(out / "README.md", "\n\n".join(sections) + "\n")
+    write_text(out / "README.md", "\n\n".join(sections) + "\n")
+    return out / "README.md"
 
 
 def _header(out: Path, manifest: Mapping[str, Any]) -> str:

@@ -343,6 +343,8 @@ def publish(space: Workspace, ingested: StageResult, emitted: StageResult) -> No
     count = len(bad)
     _link_all(bad, staging / "bad_rows", [f"bad_rows-{i:05d}-of-{count:05d}.parquet" for i in range(count)])
     (space.out / MANIFEST).unlink(missing_ok=True)
+    for leftover in space.out.glob("*.tmp"):  # of a run that was killed while it wrote its report
+        leftover.unlink()
     for output in (*OUTPUTS, "bad_rows"):
         replace_folder(staging / output, space.out / output)
     shutil.rmtree(staging)
@@ -370,11 +372,9 @@ def _link_all(files: Sequence[Path], folder: Path, names: Sequence[str]) -> None
 
 def replace_folder(new: Path, old: Path) -> None:
     """Renames `new` to `old`, which may exist."""
+    aside = old.with_name(f".{old.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
     if old.exists():
-        aside = old.with_name(f".{old.name}.old")
-        shutil.rmtree(aside, ignore_errors=True)
         old.rename(aside)
-        new.rename(old)
-        shutil.rmtree(aside)
-    else:
-        new.rename(old)
+    new.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)

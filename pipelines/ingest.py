@@ -10,11 +10,13 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from connectors.decompress import file_bytes
 from connectors.examples import BAD_ROW_SCHEMA, EXAMPLE_SCHEMA, ROWS_PER_BATCH
 from connectors.manifest import file_hash
 from connectors.readers import InputFile, find_files, read_examples
-from connectors.shards import ShardWriter, parquet_files, read_stats
+from connectors.shards import ShardWriter, read_stats
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
 from pipelines.stages import StageResult, Workspace, run_stage
@@ -133,7 +135,7 @@ def describe_inputs(files: Iterable[InputFile]) -> list[dict[str, Any]]:
             "source": file.source,
             "path": file.path,
             "name": file.name,
-            "bytes": Path(file.path).stat().st_size,
+            "bytes": file_bytes(file.path),
             "sha256": file_hash(file.path),
             "format": file.format,
         }
@@ -179,20 +181,22 @@ def ingest(space: Workspace, recipe: Recipe, limit: int | None) -> tuple[StageRe
 def _summarise(paths: list[str]) -> dict[str, Any]:
     reasons: Counter[str] = Counter()
     sources: dict[str, Counter[str]] = {}
+    broken: list[dict[str, Any]] = []  # files that could not be read to their end
     for path in paths:
         for kind, name in (("read", path), ("bad", bad_path(path))):
-            columns = ["source", "reason"] if kind == "bad" else ["source"]
-            table = pa.parquet.read_table(name, columns=columns)
+            table = pq.read_table(name, columns=None if kind == "bad" else ["source"])
             for source, count in Counter(table["source"].to_pylist()).items():
                 sources.setdefault(source, Counter())[kind] += count
             if kind == "bad":
                 reasons.update(table["reason"].to_pylist())
+                broken += [bad for bad in table.to_pylist() if bad["row"] is None]
     examples = sum(read_stats(path)["rows"] for path in paths)
     return {
         "examples": examples,
         "bad": sum(reasons.values()),
         "rows": examples + sum(reasons.values()),
         "bad_reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "unreadable_files": [{key: bad[key] for key in ("path", "reason", "detail")} for bad in broken],
         "sources": {name: dict(counts) for name, counts in sorted(sources.items())},
     }
 
@@ -220,6 +224,3 @@ def check_bad_rows(stage: StageResult, allowed: float, bad_folder: Path) -> None
         "Mend the input, map its fields (`fields:`), or allow more with "
         f"--set max_bad_fraction={min(1.0, bad / max(rows, 1) * 1.1):.2g}"
     )
-
-
-__all__ = ["check_bad_rows", "describe_inputs", "ingest", "input_files", "parquet_files"]

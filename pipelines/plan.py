@@ -9,11 +9,11 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from connectors.decompress import file_bytes
 from connectors.examples import EXAMPLE_SCHEMA
 from connectors.readers import InputFile, read_examples
 from pipelines.ingest import input_files
@@ -50,7 +50,7 @@ def sample_input(files: tuple[InputFile, ...], limit: int | None) -> Sample:
             rows.append(item.row)
         else:
             bad += 1
-    size = sum(Path(file.path).stat().st_size for file in files)
+    size = sum(file_bytes(file.path) for file in files)
     seen = len(rows) + bad
     total = seen if seen < SAMPLE_ROWS and len(files) == 1 else max(seen, round(seen * size / position))
     return Sample(files, rows, bad, min(total, limit or total))
@@ -70,7 +70,7 @@ def plan_text(recipe: Recipe, limit: int | None = None) -> str:
         "1 ingest",
     ]
     for sample in samples:
-        size = sum(Path(file.path).stat().st_size for file in sample.files)
+        size = sum(file_bytes(file.path) for file in sample.files)
         bad = f", {sample.bad} of the first {len(sample.rows) + sample.bad} unreadable" if sample.bad else ""
         count = f"{len(sample.files)} files, {size / 1e6:,.1f} MB, about {sample.total:,} rows"
         lines.append(f"    {sample.files[0].source}: {count}{bad}")
@@ -161,7 +161,7 @@ def check_inputs_and_model(recipe: Recipe) -> Iterator[str]:
         ValueError: For what would stop a run.
     """
     for files in input_files(recipe):
-        size = sum(Path(file.path).stat().st_size for file in files)
+        size = sum(file_bytes(file.path) for file in files)
         yield f"input {files[0].source}: {len(files)} files, {size / 1e6:,.1f} MB"
     if recipe.model is not None and recipe.score:
         from scorers.models.loading import fingerprint

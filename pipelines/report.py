@@ -6,8 +6,6 @@ believed it wrote. Numbers of all rows are read column by column; text only of t
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ import yaml
 from markupsafe import Markup
 
 from connectors.manifest import MANIFEST, read_manifest
-from connectors.shards import parquet_files
+from connectors.shards import parquet_files, write_text
 from pipelines.charts import Floats, Picture, Region, histogram, plane, share_bar, waterfall_bar
 from pipelines.report_examples import bad_examples, dropped_examples, format_number, kept_examples, visible
 from pipelines.selectors.base import id_order
@@ -131,15 +129,8 @@ def write_report(out: Path, manifest: Mapping[str, Any] | None = None) -> Path:
         bad_examples=bad_examples(out, bad, texts["bad"]),
         recipe=yaml.safe_dump(manifest.get("recipe", {}), sort_keys=False, allow_unicode=True),
     )  # fmt: skip
-    return write_text(out / "report.html", page)
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Writes a small text file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
-    return path
+    write_text(out / "report.html", page)
+    return out / "report.html"
 
 
 def score_columns(out: Path) -> list[str]:

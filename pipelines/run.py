@@ -174,6 +174,7 @@ def _manifest(
         "sources": ingested["sources"],
         "dropped_reasons": emitted["dropped_reasons"],
         "bad_reasons": ingested["bad_reasons"],
+        "unreadable_files": ingested["unreadable_files"],
         "score_status": scored.get("status", {}),
         "stages": {stage.name: _stage_record(stage) for stage in stages},
         "seconds": round(seconds, 2),

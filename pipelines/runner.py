@@ -200,7 +200,7 @@ def run_pipeline(
 
 @contextlib.contextmanager
 def _stderr_to(log: Path) -> Iterator[None]:
-    """Sends file descriptor 2 to a file: Beam's worker processes inherit it and log every connection there."""
+    """Sends file descriptor 2 to a file: worker processes inherit it and log every connection there."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

@@ -155,7 +155,8 @@ def run_stage(
     missing = [task.file for task in tasks if not (folder / task.file).exists()]
     if missing:
         raise RuntimeError(
-            f"stage {name}: {len(missing)} of {len(tasks)} files are missing, the first is {missing[0]}"
+            f"stage {name}: {len(missing)} of {len(tasks)} files are missing, first {folder / missing[0]}. "
+            "Workers on other machines must see the output folder under the same path (a shared file system)."
         )
     _remove_temporary(folder)
     result = StageResult(

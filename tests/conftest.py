@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Torch's threads spin while they wait; several test processes on two cores then stand in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

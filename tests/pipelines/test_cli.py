@@ -137,6 +137,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_resume(workplace: Path, tmp_path: 
 
 
 def test_help_answers_without_loading_torch_or_beam() -> None:
-    code = "import sys, pipelines.cli; print([m for m in ('torch', 'apache_beam', 'transformers', 'pyarrow') if m in sys.modules])"
+    heavy = ("torch", "apache_beam", "transformers", "pyarrow")
+    code = f"import sys, pipelines.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

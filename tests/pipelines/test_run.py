@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -156,10 +157,28 @@ def test_the_order_of_inputs_does_not_matter(finished: Finished, corpus: Path, t
     assert hashes(again.out) == hashes(finished.out)
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("localhost", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"nothing listens on port {port}"
+            time.sleep(0.1)
+        else:
+            return
+
+
 @pytest.fixture
 def job_service(tmp_path: Path) -> Iterator[list[str]]:
     """Beam's job service and a pool of external workers; gives the Beam options that use them."""
-    ports = random.Random(os.getpid()).sample(range(20_000, 40_000), 2)
+    ports = [_free_port(), _free_port()]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     commands = [
         ["apache_beam.runners.portability.local_job_service_main", f"--port={ports[0]}"],
@@ -171,6 +190,8 @@ def job_service(tmp_path: Path) -> Iterator[list[str]]:
             for command in commands
         ]
         try:
+            for port in ports:
+                _wait_for(port)
             yield [
                 "--runner=PortableRunner",
                 f"--job_endpoint=localhost:{ports[0]}",
