@@ -1,6 +1,6 @@
 """Rows/s of every stage and peak memory of a whole run, as a Markdown table.
 
-    python benchmarks/stages.py RECIPE.yaml [--limit N] [--workers N]
+    python benchmarks/stages.py RECIPE.yaml [options of winnow run: --limit N --workers N --set KEY=VALUE]
 
 Runs the recipe from nothing in a fresh process, in a temporary folder. Use `taskset -c 0,1` for two cores.
 """
@@ -24,14 +24,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe")
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--workers", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments, options = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pipelines.cli", "run", arguments.recipe, "--output", folder]
-        command += ["--workers", str(arguments.workers)]
-        command += ["--limit", str(arguments.limit)] if arguments.limit else []
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
         manifest = json.loads((Path(folder) / "manifest.json").read_text("utf-8"))
     print(f"{_processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}")
     print("| stage | rows | seconds | rows/s | tokens/s | padding |\n|---|--:|--:|--:|--:|--:|")

@@ -1,0 +1,35 @@
+"""The README says what the code does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from connectors.fields import FORMATS
+from pipelines.recipe import parse_recipe
+from pipelines.selectors.catalog import SELECTORS
+from scorers.catalog import SCORERS
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+
+
+def test_every_method_column_and_format_is_in_the_readme() -> None:
+    for name, scorer in SCORERS.items():
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
+        assert all(f"`{column.name}`" in row for column in scorer.columns)
+    for name in SELECTORS:
+        assert f"| `{name}` |" in README
+    for name in FORMATS:
+        assert name in README
+
+
+def test_the_recipe_in_the_readme_is_valid() -> None:
+    text = README.split("```yaml\n", 1)[1].split("```", 1)[0]
+    assert parse_recipe(yaml.safe_load(text)).stores_tokens
+
+
+def test_the_readme_names_the_two_commands() -> None:
+    lines = [line.strip() for line in README.splitlines()]
+    assert any(line.startswith("make demo") for line in lines)
+    assert any(line.startswith("make test") for line in lines)
