@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -98,6 +98,7 @@ class InputFile:
         format: Chat format, or "auto".
         fields: Canonical name → field name.
         pairs: What a preference pair gives.
+        fault: Why the file cannot be read at all; None for a file that can.
     """
 
     source: str
@@ -108,6 +109,7 @@ class InputFile:
     format: str = "auto"
     fields: dict[str, str] = field(default_factory=dict)
     pairs: Literal["chosen", "both"] = "chosen"
+    fault: str | None = None
 
 
 def find_files(spec: InputSpec, base: Path) -> list[InputFile]:
@@ -204,9 +206,17 @@ def _glob_root(pattern: str) -> str:
 
 def _input_files(spec: InputSpec, found: Iterable[tuple[str, str]]) -> list[InputFile]:
     files = []
-    for name, path in sorted(found):
-        kind, compression = sniff(path)
-        files.append(_input_file(spec, name, path, kind, compression))
+    places = sorted(found)
+    for name, path in places:
+        try:
+            kind, compression = sniff(path)
+        except ValueError as error:
+            if len(places) == 1:
+                raise
+            # one strange file among others becomes a bad row, and the others are read
+            files.append(replace(_input_file(spec, name, path, "jsonl", None), fault=str(error)))
+        else:
+            files.append(_input_file(spec, name, path, kind, compression))
     return files
 
 

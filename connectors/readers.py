@@ -50,6 +50,9 @@ def read_rows(file: InputFile) -> Iterator[tuple[int | None, Row, int]]:
     Raises:
         OSError: If the file cannot be opened or read, as opposed to holding bad data.
     """
+    if file.fault:
+        yield None, BadRow("unsupported file", file.fault), file_bytes(file.path)
+        return
     if file.kind == "parquet" or file.kind == "arrow":
         rows = table_rows(file.path, file.kind, file.compression)
     else:

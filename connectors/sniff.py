@@ -34,8 +34,6 @@ _UNREADABLE = (
     (b"\xfd7zXZ", "packed with xz", "unpack it, or pack it as .gz or .zst"),
     (b"7z\xbc\xaf", "a 7-Zip archive", "unpack it"),
     (b"SQLite format 3", "an SQLite database", "export the table as CSV or JSON lines"),
-    (b"\xff\xfe", "text in UTF-16", "convert it to UTF-8, e.g. iconv -f UTF-16 -t UTF-8"),
-    (b"\xfe\xff", "text in UTF-16", "convert it to UTF-8, e.g. iconv -f UTF-16 -t UTF-8"),
     (b"FEA1", "Feather version 1", "save it as Parquet"),
     (b"\x80\x02", "a Python pickle, which can run code when it is read", "save it as JSON lines or Parquet"),
     (b"\x80\x03", "a Python pickle, which can run code when it is read", "save it as JSON lines or Parquet"),
@@ -62,6 +60,9 @@ def sniff(path: str) -> tuple[Kind, Compression | None]:
     for magic, what, remedy in _UNREADABLE:
         if head.startswith(magic):
             raise ValueError(f"{path} is {what}, which is not read; {remedy}")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in head[:64]:  # else a line that is not UTF-8
+        remedy = "convert it to UTF-8, e.g. iconv -f UTF-16 -t UTF-8"
+        raise ValueError(f"{path} is text in UTF-16, which is not read; {remedy}")
     if head[257:262] == b"ustar":
         raise ValueError(f"{path} is a tar archive, which is not read; unpack it")
     return kind_of_content(head, _kind_by_name(path)), compression

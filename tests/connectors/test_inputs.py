@@ -101,6 +101,24 @@ def test_a_kind_of_file_that_is_not_read_is_named(content: bytes, message: str, 
         written(tmp_path, "x.jsonl", content)
 
 
+def test_a_strange_file_among_others_is_one_bad_row_and_the_others_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl())
+    (tmp_path / "b.jsonl").write_bytes(b"PK\x03\x04rest")
+    files = find_files(InputSpec(path=str(tmp_path)), tmp_path)
+    assert all(item.kind == "example" for item in read_examples(files[0]))
+    [item] = read_examples(files[1])
+    assert (item.kind, item.row["reason"], item.row["row"]) == ("bad", "unsupported file", None)
+    assert "ZIP archive" in item.row["detail"]
+
+
+def test_a_first_line_that_only_looks_like_utf_16_costs_one_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\n" + as_jsonl())
+    [file] = find_files(InputSpec(path="a.jsonl"), tmp_path)
+    kinds = [item.kind for item in read_examples(file)]
+    assert kinds == ["bad"] + ["example"] * (len(kinds) - 1)
+    assert len(kinds) > 1
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
