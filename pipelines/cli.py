@@ -107,6 +107,9 @@ def _quiet_libraries(verbose: bool) -> None:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s"
     )
+    if not verbose:
+        # Beam logs the traceback of every error that it then raises.
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
@@ -245,6 +248,7 @@ def _close(finished: Finished) -> None:
             name, f"{stage['rows']:,}", seconds, _rate(stage, "rows_per_s"), _rate(stage, "tokens_per_s")
         )
     console.print(table)
+    console.print(f"whole run {manifest['seconds']:.1f} s")
     console.print(_counts_text(manifest), markup=False, soft_wrap=True)
     for file in manifest["unreadable_files"]:
         _say(f"WARNING: not read to its end: {file['path']}: {file['reason']} ({file['detail']})")

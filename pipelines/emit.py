@@ -148,6 +148,11 @@ def join_unit(unit: Unit, task: EmitTask, scores: str | None, layout: Layout) ->
     decisions = read_rows_between(task.decisions, unit.row_start, stop)
     scored = pq.read_table(scores) if scores else None
 
+    if duplicates.num_rows + decisions.num_rows != unit.rows:
+        raise ValueError(
+            f"unit {unit.name}: {unit.rows} rows, but {duplicates.num_rows} duplicates and "
+            f"{decisions.num_rows} decisions. This is a fault of winnow; please report it."
+        )
     is_duplicate = np.zeros(unit.rows, np.bool_)
     is_duplicate[duplicates["row"].to_numpy() - unit.row_start] = True
     kept = np.zeros(unit.rows, np.bool_)
@@ -162,16 +167,12 @@ def join_unit(unit: Unit, task: EmitTask, scores: str | None, layout: Layout) ->
     return {
         "train": train,
         "dropped": dropped,
-        "scores": scored.select(columns) if scored else _empty(layout.scored),
+        "scores": scored.select(columns) if scored is not None else layout.scored.empty_table(),
     }
 
 
 def _positions(mask: npt.NDArray[np.bool_]) -> pa.Array:
     return pa.array(np.cumsum(mask) - 1, pa.int64(), mask=~mask)
-
-
-def _empty(schema: pa.Schema) -> pa.Table:
-    return schema.empty_table()
 
 
 def _train(

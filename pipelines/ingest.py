@@ -151,6 +151,9 @@ def ingest(space: Workspace, recipe: Recipe, limit: int | None) -> tuple[StageRe
     """
     files = input_files(recipe)
     flat = [file for of_input in files for file in of_input]
+    for file in flat:
+        if Path(file.path).resolve().is_relative_to(space.out):
+            raise ValueError(f"{file.path} lies in the output folder {space.out}; give another --output")
     inputs = describe_inputs(flat)
     settings = {
         "limit": limit,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+INTERRUPTED = ("-2", "130")  # exit codes of a worker that got the user's Ctrl-C too
 LOCAL_RUNNERS = ("FnApiRunner", "DirectRunner", "direct", "local")
 
 
@@ -179,7 +180,7 @@ def run_pipeline(
     import apache_beam as beam
 
     chatter = _stderr_to(log) if log and choice.workers > 1 and parallel else contextlib.nullcontext()
-    with chatter, _dead_worker_watch() as watch:
+    with chatter, _worker_watch() as watch:
         try:
             pipeline = beam.Pipeline(options=choice.options(parallel=parallel))
             build(pipeline)
@@ -213,38 +214,77 @@ def _stderr_to(log: Path) -> Iterator[None]:
         os.close(kept)
 
 
+@dataclass
 class _Watch:
+    """What ended a pipeline from outside: the user (`stopping`), or a worker's death (`reason`)."""
+
+    stopping: bool = False
     reason: str = ""
 
 
 @contextlib.contextmanager
-def _dead_worker_watch() -> Iterator[_Watch]:
-    """Interrupts the main thread when a worker subprocess ends with an error.
+def _worker_watch() -> Iterator[_Watch]:
+    """Ends the pipeline when the user stops it or a local worker process dies; Beam hangs in both cases.
 
-    Beam notices in a helper thread, whose exception nobody sees, and waits for the dead worker for ever.
+    Beam notices a dead worker in a helper thread, whose exception nobody sees, and waits for it for ever; and
+    a worker that gets Ctrl-C while it starts never ends, while Beam waits for that. So all workers are killed
+    first, which costs nothing: a file that was not finished is not there.
     """
     import grpc
 
     watch = _Watch()
     previous = threading.excepthook
 
-    def hook(args: threading.ExceptHookArgs) -> None:
-        if isinstance(args.exc_value, grpc.RpcError):
-            # The connections of a dead worker break, each in a thread of its own; the cause comes by itself.
-            _LOG.debug("connection to a worker broke", exc_info=args.exc_value)
-            return
-        if "Worker subprocess exited" not in str(args.exc_value):
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        died = "Worker subprocess exited" in str(args.exc_value)
+        if isinstance(args.exc_value, grpc.RpcError) or (died and watch.stopping):
+            # Connections of a worker that is gone, and workers that we killed.
+            _LOG.debug("a worker went away", exc_info=args.exc_value)
+        elif died:
+            code = str(args.exc_value).rsplit(" ", 1)[-1]
+            if code not in INTERRUPTED:
+                watch.reason = (
+                    f"a worker process ended with exit code {code} while it still had work (137 and -9 "
+                    "mean killed, usually out of memory). Use fewer workers or a smaller model; "
+                    "run again to resume."
+                )
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        else:
             previous(args)
-            return
-        code = str(args.exc_value).rsplit(" ", 1)[-1]
-        watch.reason = (
-            f"a worker process ended with exit code {code} while it still had work (137 and -9 mean "
-            "killed, usually out of memory). Use fewer workers or a smaller model; run again to resume."
-        )
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    threading.excepthook = hook
+    def on_signal(*_: object) -> None:
+        watch.stopping = True
+        _kill_workers()
+        raise KeyboardInterrupt
+
+    threading.excepthook = in_thread
     try:
-        yield watch
+        with _signals(on_signal):
+            yield watch
     finally:
-        threading.excepthook = previous
+        if not watch.stopping:  # else threads of killed workers may still end, and should do so in silence
+            threading.excepthook = previous
+
+
+@contextlib.contextmanager
+def _signals(handler: Callable[..., None]) -> Iterator[None]:
+    """Handles SIGINT and SIGTERM in the block; only the main thread of a program can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+def _kill_workers() -> None:
+    """Kills the Beam workers that this process started."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any("sdk_worker_main" in part for part in child.cmdline()):
+                child.kill()

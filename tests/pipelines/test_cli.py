@@ -114,22 +114,27 @@ def test_what_cannot_work_ends_with_a_message_and_no_traceback(
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_resume(workplace: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("workers", "moment"), [("1", 0.0), ("2", 0.0), ("2", 1.5)])
+def test_ctrl_c_stops_cleanly_and_says_how_to_resume(
+    workplace: Path, tmp_path: Path, workers: str, moment: float
+) -> None:
     command = [
         sys.executable,
         "-m",
         "pipelines.cli",
         "run",
         str(workplace / "recipe.yaml"),
-        "--output",
-        str(tmp_path / "out"),
+        "--workers",
+        workers,
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command += ["--output", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "out").glob(".winnow/ingest-*/done.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    time.sleep(moment)  # workers that are just starting are the hard case
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "run the same command again" in errors
