@@ -42,16 +42,15 @@ def main() -> None:
 @contextmanager
 def _failures(log: Path | None = None) -> Iterator[None]:
     """Turns what users can mend into a message and an exit code; keeps the traceback of the rest in a log."""
-    import signal
     import traceback
 
-    def on_terminate(*_: object) -> None:
-        raise KeyboardInterrupt
+    from pipelines.runner import STOP, stop_on_signals
 
-    signal.signal(signal.SIGTERM, on_terminate)
+    stop_on_signals()
     try:
         yield
     except KeyboardInterrupt:
+        STOP.caught = True
         _say("\nStopped. What was finished is kept; run the same command again to go on from there.")
         raise typer.Exit(130) from None
     except (ValueError, OSError) as error:

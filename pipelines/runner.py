@@ -179,8 +179,9 @@ def run_pipeline(
     """
     import apache_beam as beam
 
+    STOP.check()
     chatter = _stderr_to(log) if log and choice.workers > 1 and parallel else contextlib.nullcontext()
-    with chatter, _worker_watch() as watch:
+    with chatter, _dead_worker_watch() as watch:
         try:
             pipeline = beam.Pipeline(options=choice.options(parallel=parallel))
             build(pipeline)
@@ -195,6 +196,7 @@ def run_pipeline(
             if str(error).startswith("KeyboardInterrupt"):
                 raise (DeadWorker(watch.reason) if watch.reason else KeyboardInterrupt()) from error
             raise
+    STOP.check()
     if state not in (None, "DONE"):
         raise RuntimeError(f"the {choice.runner} pipeline ended in state {state}; see the runner's own log")
 
@@ -214,21 +216,68 @@ def _stderr_to(log: Path) -> Iterator[None]:
         os.close(kept)
 
 
+class Stop:
+    """Whether the user asked the command to stop, for what a KeyboardInterrupt alone cannot tell.
+
+    Python drops a KeyboardInterrupt that is raised inside a destructor, and Beam has many.
+
+    Attributes:
+        requested: A signal came.
+        caught: The command is on its way out; later signals say nothing new.
+    """
+
+    requested = False
+    caught = False
+
+    def check(self) -> None:
+        """Raises the KeyboardInterrupt that was lost on its way here, if one was."""
+        if self.requested and not self.caught:
+            raise KeyboardInterrupt
+
+
+STOP = Stop()
+
+
+def stop_on_signals() -> None:
+    """Lets SIGINT and SIGTERM stop this process for good; for a command, in its main thread.
+
+    Worker processes are killed first, which costs nothing, as a file that was not finished is not there: a
+    worker that gets Ctrl-C while it starts would never end, and Beam would wait for it.
+    """
+
+    def on_signal(*_: object) -> None:
+        if not STOP.caught:
+            STOP.requested = True
+            _kill_workers()
+            raise KeyboardInterrupt
+
+    def unraisable(lost: sys.UnraisableHookArgs) -> None:
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(lost)
+        elif not STOP.caught:  # it was raised inside a destructor: try again a little later
+            threading.Timer(0.2, _interrupt_main_thread).start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    sys.unraisablehook = unraisable
+
+
+def _interrupt_main_thread() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
 @dataclass
 class _Watch:
-    """What ended a pipeline from outside: the user (`stopping`), or a worker's death (`reason`)."""
+    """Why a worker died; empty while none did."""
 
-    stopping: bool = False
     reason: str = ""
 
 
 @contextlib.contextmanager
-def _worker_watch() -> Iterator[_Watch]:
-    """Ends the pipeline when the user stops it or a local worker process dies; Beam hangs in both cases.
+def _dead_worker_watch() -> Iterator[_Watch]:
+    """Interrupts the main thread when a local worker process dies.
 
-    Beam notices a dead worker in a helper thread, whose exception nobody sees, and waits for it for ever; and
-    a worker that gets Ctrl-C while it starts never ends, while Beam waits for that. So all workers are killed
-    first, which costs nothing: a file that was not finished is not there.
+    Beam notices in a helper thread, whose exception nobody sees, and waits for the dead worker for ever.
     """
     import grpc
 
@@ -236,48 +285,28 @@ def _worker_watch() -> Iterator[_Watch]:
     previous = threading.excepthook
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
-        died = "Worker subprocess exited" in str(args.exc_value)
-        if isinstance(args.exc_value, grpc.RpcError) or (died and watch.stopping):
-            # Connections of a worker that is gone, and workers that we killed.
-            _LOG.debug("a worker went away", exc_info=args.exc_value)
-        elif died:
+        if isinstance(args.exc_value, grpc.RpcError):
+            # The connections of a dead worker break, each in a thread of its own; the cause comes by itself.
+            _LOG.debug("connection to a worker broke", exc_info=args.exc_value)
+        elif "Worker subprocess exited" not in str(args.exc_value):
+            previous(args)
+        elif not STOP.caught:
             code = str(args.exc_value).rsplit(" ", 1)[-1]
-            if code not in INTERRUPTED:
+            if not (STOP.requested or code in INTERRUPTED):
                 watch.reason = (
                     f"a worker process ended with exit code {code} while it still had work (137 and -9 "
                     "mean killed, usually out of memory). Use fewer workers or a smaller model; "
                     "run again to resume."
                 )
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        else:
-            previous(args)
-
-    def on_signal(*_: object) -> None:
-        watch.stopping = True
-        _kill_workers()
-        raise KeyboardInterrupt
+                _kill_workers()
+            _interrupt_main_thread()
 
     threading.excepthook = in_thread
     try:
-        with _signals(on_signal):
-            yield watch
+        yield watch
     finally:
-        if not watch.stopping:  # else threads of killed workers may still end, and should do so in silence
+        if not STOP.requested:  # else threads of killed workers are still ending, and should in silence
             threading.excepthook = previous
-
-
-@contextlib.contextmanager
-def _signals(handler: Callable[..., None]) -> Iterator[None]:
-    """Handles SIGINT and SIGTERM in the block; only the main thread of a program can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler_before in before.items():
-            signal.signal(number, handler_before)
 
 
 def _kill_workers() -> None:
