@@ -21,6 +21,8 @@ from pipelines.runner import RunnerChoice
 from pipelines.select import select
 from pipelines.stages import WORK, StageResult, Workspace, load_stage, prune_stages
 
+PUBLISHED = ("train", "dropped", "bad_rows", "scores", "report.html", "README.md", "manifest.json")
+
 
 class UnbalancedBooks(RuntimeError):  # noqa: N818 - reads as what happened
     """Rows were lost or doubled on the way: read is not bad + dropped + kept."""
@@ -36,7 +38,13 @@ class Finished:
 
 @contextmanager
 def _sole_user(work: Path) -> Iterator[None]:
-    """Holds the output folder for this process alone."""
+    """Holds the output folder for this process alone; refuses one that holds what is not ours."""
+    strange = [name for name in PUBLISHED if (work.parent / name).exists()]
+    if strange and not work.exists() and not _is_run(work.parent):
+        raise RecipeError(
+            f"{work.parent} holds {', '.join(strange)}, which no winnow run put there and which a run would "
+            "replace. Give another --output."
+        )
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as file:
         try:
@@ -47,6 +55,13 @@ def _sole_user(work: Path) -> Iterator[None]:
                 "Wait for it, or give this one another --output."
             ) from error
         yield
+
+
+def _is_run(out: Path) -> bool:
+    try:
+        return "winnow_version" in read_manifest(out)
+    except ValueError:
+        return False
 
 
 def run(

@@ -89,11 +89,13 @@ def stage_key(name: str, settings: Any, inputs: Sequence[StageResult]) -> str:  
 
 
 def load_stage(folder: Path) -> StageResult | None:
-    """The finished stage in a folder, None when it is not finished."""
+    """The finished stage in a folder, None when it is not finished or has lost a file."""
     done = folder / "done.json"
     if not done.exists():
         return None
     record = json.loads(done.read_text("utf-8"))
+    if not all((folder / name).exists() for name in record["files"]):
+        return None
     return StageResult(
         name=record["name"],
         key=record["key"],

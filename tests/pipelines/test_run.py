@@ -297,6 +297,23 @@ def test_a_second_run_on_the_same_folder_is_refused(corpus: Path, tmp_path: Path
             _run(recipe(corpus), tmp_path / "out")
 
 
+def test_folders_that_are_not_ours_are_never_replaced(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "precious.txt").write_text("mine")
+    with pytest.raises(RecipeError, match="holds train, which no winnow run put there"):
+        _run(recipe(corpus), tmp_path)
+    assert (tmp_path / "train" / "precious.txt").exists()
+
+
+def test_a_lost_shard_is_made_again(corpus: Path, tmp_path: Path) -> None:
+    plain = recipe(corpus, model=None, score=[], select=[])
+    before = hashes(_run(plain, tmp_path / "out").out)
+    next((tmp_path / "out").glob(".winnow/signatures-*/*.parquet")).unlink()
+    again = _run(plain, tmp_path / "out")
+    assert [name for name, stage in again.manifest["stages"].items() if not stage["reused"]] == ["signatures"]
+    assert hashes(again.out) == before
+
+
 def test_unbalanced_books_fail_the_run() -> None:
     with pytest.raises(UnbalancedBooks, match=r"10 rows read.*= 9 \(\+1\)"):
         check_books({"read": 10, "bad": 1, "dropped": 3, "kept": 5})
