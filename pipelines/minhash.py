@@ -44,7 +44,10 @@ _LONE = (
     "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
     "\u1100-\u11ff\u3131-\u318e\ua960-\ua97c\uac00-\ud7fb\uffa0-\uffdc"  # Hangul
 )
-_WORD = re.compile(rf"[{_LONE}]|[^\W{_LONE}]+")
+# Operators are words too: 3 + 4 and 3 - 4, or a < b and a > b, are different texts. A hyphen is one only
+# before a digit.
+_OPERATOR = r"[+*/=<>^%&|~\u00d7\u00f7\u2212]|-(?=\s?\d)"
+_WORD = re.compile(rf"[{_LONE}]|[^\W{_LONE}]+|{_OPERATOR}")
 
 
 class MinHashSettings(BaseModel):
@@ -60,14 +63,14 @@ class MinHashSettings(BaseModel):
 
 
 def split_words(text: str) -> list[str]:
-    """Words of a text: runs of word characters; every Chinese, Japanese or Korean character is its own word.
+    """Words of a text: runs of word characters, operators, and each Chinese, Japanese or Korean character.
 
     Args:
         text: Normalised text.
 
     Example:
-        >>> split_words("what is 2+2? 你好 2x")
-        ['what', 'is', '2', '2', '你', '好', '2x']
+        >>> split_words("what is 2+2? 你好 2x, well-known")
+        ['what', 'is', '2', '+', '2', '你', '好', '2x', 'well', 'known']
     """
     return _WORD.findall(text)
 

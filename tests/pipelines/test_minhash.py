@@ -67,6 +67,15 @@ def test_shingles_are_the_distinct_word_ngrams() -> None:
     assert len(hash_shingles("a b c d a b c", 3)) == 4
 
 
+def test_operators_tell_texts_apart_and_hyphens_do_not() -> None:
+    def same(a: str, b: str) -> bool:
+        return hash_shingles(a, 3).tolist() == hash_shingles(b, 3).tolist()
+
+    assert not same("what is 3 + 4", "what is 3 - 4")
+    assert not same("if a < b return a", "if a > b return a")
+    assert same("a well-known example", "a well known example")
+
+
 def test_shingles_do_not_see_case_white_space_or_punctuation() -> None:
     assert np.array_equal(hash_shingles("One, two\n three FOUR!", 3), hash_shingles("one two three four", 3))
 
