@@ -84,6 +84,7 @@ def run(
     space = Workspace(out.resolve(), runner, progress)
     with _sole_user(space.work):
         began = time.monotonic()
+        model = _model_identity(recipe)
         ingested, inputs = ingest(space, recipe, limit)
         _report(progress, ingested)
         _check_readable(space, ingested, recipe)
@@ -91,15 +92,24 @@ def run(
         signatures, clusters = dedupe(space, recipe.dedupe, units, ingested)
         _report(progress, signatures)
         _report(progress, clusters)
-        scores, model = None, None
-        if recipe.score:
+        scores = None
+        if model is not None:
             from pipelines.score import score  # loads torch, which a run without a model does not need
 
-            scores, model = score(space, recipe, units, ingested, clusters)
+            scores = score(space, recipe, model, units, ingested, clusters)
             _report(progress, scores)
         stages = [stage for stage in (ingested, signatures, clusters, scores) if stage]
         described = {"inputs": inputs, "models": [model] if model else [], "limit": limit}
         return _decide_and_publish(space, recipe, stages, units, described, began)
+
+
+def _model_identity(recipe: Recipe) -> dict[str, Any] | None:
+    """What identifies the model, None if nothing is scored; a model that is not there fails at once."""
+    if recipe.model is None or not recipe.score:
+        return None
+    from scorers.models.loading import fingerprint
+
+    return dict(fingerprint(recipe.model))
 
 
 def _check_readable(space: Workspace, ingested: StageResult, recipe: Recipe) -> None:

@@ -23,7 +23,6 @@ from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.models.handler import CausalLMHandler, ScoredBatch, ScoringBatch
-from scorers.models.loading import fingerprint
 from scorers.models.scoring import scores_schema
 
 SCORED_COLUMNS = ["id", "messages", "tools"]
@@ -71,19 +70,28 @@ class WriteScores(beam.DoFn):
 
 
 def score(
-    space: Workspace, recipe: Recipe, units: Sequence[Unit], ingested: StageResult, clusters: StageResult
-) -> tuple[StageResult, dict[str, Any]]:
+    space: Workspace,
+    recipe: Recipe,
+    model: dict[str, Any],
+    units: Sequence[Unit],
+    ingested: StageResult,
+    clusters: StageResult,
+) -> StageResult:
     """Scores every example that is not a duplicate.
 
-    Returns:
-        The stage, and the fingerprint of the model for the manifest.
+    Args:
+        space: The run's workspace.
+        recipe: The recipe; it names a model.
+        model: The model's fingerprint.
+        units: The pieces of work.
+        ingested: The stage that made the units.
+        clusters: The stage that found the duplicates.
 
     Raises:
         NothingScored: If there were rows and not one got scores.
     """
     if recipe.model is None:
         raise ValueError("score: the recipe names no model")
-    model = fingerprint(recipe.model)
     tasks = [ScoreTask(f"scores-{unit.name}.parquet", unit, clusters.paths[0]) for unit in units]
     handler = CausalLMHandler(
         recipe.model,
@@ -130,7 +138,7 @@ def score(
             "overflow: raise max_tokens or set on_overflow: keep; template_error: try chat_template: plain."
             f"{messages}"
         )
-    return stage, model
+    return stage
 
 
 def _summarise(paths: list[str]) -> dict[str, Any]:
