@@ -5,11 +5,10 @@ Numbers are estimates from a sample of the input and say so.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -17,11 +16,18 @@ from connectors.decompress import file_bytes
 from connectors.examples import EXAMPLE_SCHEMA
 from connectors.readers import InputFile, read_examples
 from pipelines.ingest import input_files
+from pipelines.progress import clock
 from pipelines.recipe import Recipe
+from pipelines.runner import RunnerChoice
 from scorers.catalog import plan as plan_needs
 from scorers.catalog import resolve, views_of
 
+if TYPE_CHECKING:
+    from scorers.models.loading import LoadedModel
+
 SAMPLE_ROWS = 200  # per input
+SAMPLE_BYTES = 1_000_000
+TIMED_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -30,30 +36,36 @@ class Sample:
 
     Attributes:
         files: All files of the input.
-        rows: Canonical rows of the sample.
-        bad: Bad rows met while sampling.
+        rows: The first canonical rows.
+        seen: Rows read, bad ones included.
+        bad: Bad rows among them.
         total: Estimated number of examples in the whole input.
     """
 
     files: tuple[InputFile, ...]
     rows: list[dict[str, Any]]
+    seen: int
     bad: int
     total: int
 
 
 def sample_input(files: tuple[InputFile, ...], limit: int | None) -> Sample:
-    """Reads the start of the first file; the number of rows is estimated from bytes read."""
-    rows, bad, position = [], 0, 1
-    for item in itertools.islice(read_examples(files[0]), SAMPLE_ROWS):
-        position = max(position, item.position)
-        if item.kind == "example":
-            rows.append(item.row)
-        else:
+    """Reads the start of the first file; the number of rows is estimated from bytes read, or counted."""
+    rows: list[dict[str, Any]] = []
+    bad = seen = position = 0
+    ended = True
+    for item in read_examples(files[0]):
+        seen, position = seen + 1, item.position
+        if item.kind == "bad":
             bad += 1
+        elif len(rows) < SAMPLE_ROWS:
+            rows.append(item.row)
+        if seen >= SAMPLE_ROWS and position >= SAMPLE_BYTES:  # readers run ahead of their rows by a block
+            ended = False
+            break
     size = sum(file_bytes(file.path) for file in files)
-    seen = len(rows) + bad
-    total = seen if seen < SAMPLE_ROWS and len(files) == 1 else max(seen, round(seen * size / position))
-    return Sample(files, rows, bad, min(total, limit or total))
+    total = seen if ended and len(files) == 1 else max(seen, round(seen * size / max(position, 1)))
+    return Sample(files, rows, seen, bad, min(total, limit or total))
 
 
 def plan_text(recipe: Recipe, limit: int | None = None) -> str:
@@ -65,13 +77,13 @@ def plan_text(recipe: Recipe, limit: int | None = None) -> str:
     samples = [sample_input(files, limit) for files in input_files(recipe) if files]
     total = sum(sample.total for sample in samples)
     lines = [
-        f"{recipe.name}: about {total:,} rows (estimated from the first {SAMPLE_ROWS} of each input)",
+        f"{recipe.name}: about {total:,} rows (estimated from the start of each input)",
         "",
         "1 ingest",
     ]
     for sample in samples:
         size = sum(file_bytes(file.path) for file in sample.files)
-        bad = f", {sample.bad} of the first {len(sample.rows) + sample.bad} unreadable" if sample.bad else ""
+        bad = f", {sample.bad} of the first {sample.seen:,} unreadable" if sample.bad else ""
         count = f"{len(sample.files)} files, {size / 1e6:,.1f} MB, about {sample.total:,} rows"
         lines.append(f"    {sample.files[0].source}: {count}{bad}")
     lines += [
@@ -121,10 +133,15 @@ def _cost_lines(recipe: Recipe, samples: Sequence[Sample], with_direct: bool) ->
     settings = recipe.model
     if settings is None:
         return
+    if not any(sample.rows for sample in samples):
+        yield "    no row of the sample can be read; see `bad_rows` after a run"
+        return
     model = load_model(settings)
     tokens = fitting = 0.0
+    batches = []
     for sample in samples:
         batch = pa.RecordBatch.from_pylist(sample.rows, schema=EXAMPLE_SCHEMA)
+        batches.append(batch)
         rendered = tokenise_rows(
             model.renderer,
             batch.column("messages").to_pylist(),
@@ -142,10 +159,34 @@ def _cost_lines(recipe: Recipe, samples: Sequence[Sample], with_direct: bool) ->
     total = sum(sample.total for sample in samples)
     share = 100 * fitting / max(total, 1)
     yield f"    about {tokens:,.0f} tokens through the model; {share:.0f} % of the rows fit max_tokens"
+    yield from _time_lines(recipe, model, batches, tokens)
     yield (
         f"    {parameters / 1e6:,.1f} M parameters, {resolve_dtype(settings, device)} on {device}: "
         f"about {2 * parameters * tokens / 1e12:,.2f} TFLOP (2 x parameters x tokens)"
     )
+
+
+def _time_lines(
+    recipe: Recipe, model: LoadedModel, batches: Sequence[pa.RecordBatch], tokens: float
+) -> Iterator[str]:
+    """How long scoring would take, from really scoring a few rows of every input."""
+    from scorers.models.scoring import score_examples
+
+    threads = RunnerChoice().threads
+    # Every tenth row and so on of all inputs, so that any first part is a fair sample.
+    rows = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+    rows = rows.take(pa.array([at for start in range(10) for at in range(start, rows.num_rows, 10)]))
+    score_examples(model, rows.slice(0, 1), recipe.score, threads=threads)  # the first call is slower
+    count = 4
+    while True:
+        _, stats = score_examples(model, rows.slice(0, count), recipe.score, threads=threads)
+        if stats["seconds"] >= TIMED_SECONDS or count >= rows.num_rows:
+            break
+        count *= 2
+    if stats["tokens"]:
+        rate = stats["tokens"] / stats["seconds"]
+        timed = min(count, rows.num_rows)
+        yield f"    about {clock(tokens / rate)} at {rate:,.0f} tokens/s, measured here on {timed} rows"
 
 
 def _parameters(*modules: Any) -> int:  # noqa: ANN401 - torch modules; torch is imported late

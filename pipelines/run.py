@@ -161,8 +161,9 @@ def _report(progress: Progress, stage: StageResult) -> None:
     if stage.reused:
         progress.say(f"{stage.name:<10}  done before, {rows:,} rows")
     else:
-        rate = f", {rows / stage.seconds:,.0f} rows/s" if stage.seconds > 0 else ""
-        progress.say(f"{stage.name:<10}  {rows:,} rows in {stage.seconds:.1f} s{rate}")
+        rate = f", {stage.rate:,.0f} rows/s" if stage.rate else ""
+        part = ", a part of them done before" if stage.resumed else ""
+        progress.say(f"{stage.name:<10}  {rows:,} rows in {stage.seconds:.1f} s{rate}{part}")
 
 
 def _manifest(
@@ -208,17 +209,19 @@ def _manifest(
 
 
 def _stage_record(stage: StageResult) -> dict[str, Any]:
-    rows, seconds = stage.stats.get("rows", 0), stage.seconds
+    rate = stage.rate
     record = {
         "key": stage.key,
-        "rows": rows,
-        "seconds": seconds,
-        "rows_per_s": round(rows / seconds, 1) if seconds else None,
+        "rows": stage.stats.get("rows", 0),
+        "seconds": stage.seconds,
+        "rows_per_s": round(rate, 1) if rate else None,
+        "resumed": stage.resumed,
         "reused": stage.reused,
     }
-    if stage.stats.get("tokens"):
-        record["tokens_per_s"] = round(stage.stats["tokens"] / seconds, 1) if seconds else None
-        record["padded_tokens"] = stage.stats.get("padded_tokens")
+    tokens = stage.stats.get("tokens")
+    if tokens:
+        record["tokens_per_s"] = round(tokens / stage.seconds, 1) if rate else None
+        record["padded_tokens"] = stage.stats["padded_tokens"]
     return record
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
 WORK = ".winnow"
-LAYOUT = 1  # raise when the files of a stage change meaning: older work is then done again
+LAYOUT = 2  # raise when the files of a stage change meaning: older work is then done again
 
 
 class Task(Protocol):
@@ -48,6 +48,7 @@ class StageResult:
         files: Their names, in task order.
         seconds: Wall time of the run that finished it.
         stats: Numbers for the manifest, made by the stage.
+        resumed: Part of it was done by an earlier run, so that `seconds` says nothing of its speed.
         reused: True when nothing had to be done.
     """
 
@@ -57,7 +58,14 @@ class StageResult:
     files: tuple[str, ...]
     seconds: float
     stats: dict[str, Any]
+    resumed: bool = False
     reused: bool = False
+
+    @property
+    def rate(self) -> float | None:
+        """Rows per second, None when it was not measured over all rows."""
+        rows = self.stats.get("rows")
+        return rows / self.seconds if rows and self.seconds and not self.resumed else None
 
     @property
     def paths(self) -> list[str]:
@@ -103,6 +111,7 @@ def load_stage(folder: Path) -> StageResult | None:
         files=tuple(record["files"]),
         seconds=record["seconds"],
         stats=record["stats"],
+        resumed=record["resumed"],
         reused=True,
     )
 
@@ -168,6 +177,7 @@ def run_stage(
         files=tuple(task.file for task in tasks),
         seconds=round(time.monotonic() - began, 3),
         stats=summarise([str(folder / task.file) for task in tasks]),
+        resumed=len(todo) < len(tasks),
     )
     record = {k: v for k, v in asdict(result).items() if k not in ("folder", "reused")}
     write_json(folder / "done.json", record)
