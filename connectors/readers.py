@@ -126,7 +126,8 @@ def _parts(
         seen.add(name)
         identity = example_id(file.source, file.name, number, name)
         parts.append(("example", example_row(read, file.source, identity)))
-    return parts
+    # In the order of their ids, so that a whole file is; a bad row has none and comes last.
+    return sorted(parts, key=lambda part: (part[0] == "bad", part[1].get("id", "")))
 
 
 def _named_after(prevailing: Layout | None, bad: BadRow, row: dict[str, Any]) -> BadRow:

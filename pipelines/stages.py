@@ -8,6 +8,7 @@ setting gives a new folder and everything else is found done. A task whose file 
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import time
@@ -92,8 +93,9 @@ class Workspace:
 
 
 def stage_key(name: str, settings: Any, inputs: Sequence[StageResult]) -> str:  # noqa: ANN401 - any JSON
-    """Hash that changes exactly when the stage has to be done again."""
-    return json_hash([LAYOUT, name, settings, [stage.key for stage in inputs]])[:16]
+    """Hash that changes exactly when the stage has to be done again; another winnow may compute otherwise."""
+    version = importlib.metadata.version("winnow")
+    return json_hash([LAYOUT, version, name, settings, [stage.key for stage in inputs]])[:16]
 
 
 def load_stage(folder: Path) -> StageResult | None:
