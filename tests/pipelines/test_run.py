@@ -329,8 +329,10 @@ def test_a_run_killed_at_random_moments_and_resumed_gives_the_same_bytes(
     deadline = time.monotonic() + 240
     kills = 0
     while True:
+        # each time with another number of workers: what they leave must not depend on it
+        attempt = [*command, "--workers", draw.choice("12")]
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+            attempt, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
         try:
             _, errors = process.communicate(timeout=draw.uniform(2, 9) + 2 * kills)
@@ -345,6 +347,29 @@ def test_a_run_killed_at_random_moments_and_resumed_gives_the_same_bytes(
     assert kills > 0
     assert hashes(tmp_path / "out") == hashes(finished.out)
     assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+@pytest.mark.realdata
+def test_all_real_data_goes_through_one_run_with_balanced_books(realdata: Path, tmp_path: Path) -> None:
+    folders = ("alpaca_eval", "eval_sets", "formats", "gsm8k", "gsm8k_answers", "halueval", "llmbar")
+    folders += ("malformed", "near_duplicates", "openassistant")
+    plain = {
+        "name": "everything",
+        "inputs": [{"path": str(realdata / folder)} for folder in folders],
+        "max_bad_fraction": 0.02,
+        "dedupe": {"minhash": {"threshold": 0.8}},
+        "select": [{"random": {"keep": 0.5}}],
+    }
+    done = _run(plain, tmp_path / "out")
+    counts = done.manifest["counts"]
+    assert counts["read"] == counts["bad"] + counts["dropped"] + counts["kept"]
+    assert counts["read"] > 50_000
+    kept, dropped = rows_of(done.out, "train"), rows_of(done.out, "dropped")
+    ids = [row["id"] for row in kept + dropped]
+    assert len(ids) == len(set(ids)) == counts["kept"] + counts["dropped"]
+    assert [row["id"] for row in kept] == sorted(row["id"] for row in kept)
+    originals = {row["id"] for row in kept} | {row["id"] for row in dropped if row["stage"] != "dedupe"}
+    assert {row["duplicate_of"] for row in dropped if row["stage"] == "dedupe"} <= originals
 
 
 def test_a_hundred_thousand_rows_are_all_accounted_for(tmp_path: Path) -> None:
