@@ -129,7 +129,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_resume(
     ]
     command += ["--output", str(tmp_path / "out")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not list((tmp_path / "out").glob(".winnow/ingest-*/done.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)

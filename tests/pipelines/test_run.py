@@ -326,7 +326,7 @@ def test_a_run_killed_at_random_moments_and_resumed_gives_the_same_bytes(
     path.write_text(yaml.safe_dump(recipe(corpus)), "utf-8")
     command = [sys.executable, "-m", "pipelines.cli", "run", str(path), "--output", str(tmp_path / "out")]
     draw = random.Random(3)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 420
     kills = 0
     while True:
         # each time with another number of workers: what they leave must not depend on it
