@@ -136,7 +136,7 @@ def describe_inputs(files: Iterable[InputFile]) -> list[dict[str, Any]]:
             "path": file.path,
             "name": file.name,
             "bytes": file_bytes(file.path),
-            "sha256": file_hash(file.path),
+            "hash": file_hash(file.path),  # SHA-256
             "format": file.format,
         }
         for file in files
@@ -158,7 +158,7 @@ def ingest(space: Workspace, recipe: Recipe, limit: int | None) -> tuple[StageRe
     settings = {
         "limit": limit,
         "files": sorted(
-            [file.source, file.name, known["sha256"], file.format, sorted(file.fields.items()), file.pairs]
+            [file.source, file.name, known["hash"], file.format, sorted(file.fields.items()), file.pairs]
             for file, known in zip(flat, inputs, strict=True)
         ),
     }

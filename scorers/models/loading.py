@@ -85,9 +85,9 @@ def fingerprint(settings: ModelSettings) -> dict[str, str | int | None]:
     """What identifies the scores of a model, without loading it: for resume keys and the manifest.
 
     Returns:
-        name; revision (the hub's commit) or weights_sha256 (of a folder's safetensors files); dtype and
+        name; revision (the hub's commit) or weights_hash (of a folder's safetensors files); dtype and
         device as resolved here; max_tokens and on_overflow; template ("tokenizer", "plain" or a path),
-        template_sha256, tokenizer_sha256 and config_sha256.
+        template_hash, tokenizer_hash and config_hash. Hashes are SHA-256.
 
     Raises:
         ValueError: If the folder or hub id cannot be read.
@@ -100,15 +100,15 @@ def fingerprint(settings: ModelSettings) -> dict[str, str | int | None]:
     return {
         "name": settings.path,
         "revision": None if is_local else folder.name,
-        "weights_sha256": _files_sha256(sorted(folder.glob("*.safetensors"))) if is_local else None,
+        "weights_hash": _files_sha256(sorted(folder.glob("*.safetensors"))) if is_local else None,
         "dtype": resolve_dtype(settings, device),
         "device": device,
         "max_tokens": settings.max_tokens,
         "on_overflow": settings.on_overflow,
         "template": template,
-        "template_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "tokenizer_sha256": _files_sha256(path for path in tokenizer if path.exists()),
-        "config_sha256": _files_sha256([folder / "config.json"]),
+        "template_hash": hashlib.sha256(text.encode()).hexdigest(),
+        "tokenizer_hash": _files_sha256(path for path in tokenizer if path.exists()),
+        "config_hash": _files_sha256([folder / "config.json"]),
     }
 
 

@@ -161,7 +161,7 @@ def _manifest(rows: int, bad: int, duplicates: int, dropped: int, kept: int, sco
     }
     model = {
         "name": "toy/llama-1M",
-        "weights_sha256": "ab" * 32,
+        "weights_hash": "ab" * 32,
         "dtype": "float32",
         "template_hash": "cd" * 8,
     }
@@ -178,7 +178,7 @@ def _manifest(rows: int, bad: int, duplicates: int, dropped: int, kept: int, sco
         },
         "recipe_hash": "ef" * 32,
         "seed": 0,
-        "inputs": [{"source": "maths", "path": "data/in.jsonl", "bytes": 12345, "sha256": "01" * 32}],
+        "inputs": [{"source": "maths", "path": "data/in.jsonl", "bytes": 12345, "hash": "01" * 32}],
         "models": [model] if scored else [],
         "counts": counts | {"duplicates": {"exact": exact, "near": duplicates - exact, "semantic": 0}},
         "tokens": {"scored": 45678, "kept": 12345} if scored else {"scored": 0, "kept": 0},

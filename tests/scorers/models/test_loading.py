@@ -172,21 +172,21 @@ def test_the_fingerprint_names_weights_template_and_tokenizer(toy_folder: Path, 
     shutil.copytree(toy_folder, copy)
     assert fingerprint(on_cpu(copy)) | {"name": ""} == first | {"name": ""}
     plain = fingerprint(on_cpu(copy, chat_template="plain"))
-    assert plain["template_sha256"] != first["template_sha256"]
+    assert plain["template_hash"] != first["template_hash"]
     weights = load_file(copy / "model.safetensors")
     weights["model.norm.weight"] += 1
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     changed = fingerprint(on_cpu(copy))
-    assert {key for key in first if changed[key] != first[key]} == {"name", "weights_sha256"}
+    assert {key for key in first if changed[key] != first[key]} == {"name", "weights_hash"}
 
 
 def test_the_fingerprint_sees_a_changed_template_in_the_folder(tmp_path: Path) -> None:
     one = fingerprint(on_cpu(write_model(tmp_path / "one")))
     other = fingerprint(on_cpu(write_model(tmp_path / "other", template="{{ messages[0].content }}")))
     none = fingerprint(on_cpu(write_model(tmp_path / "none", template=None)))
-    assert len({one["template_sha256"], other["template_sha256"], none["template_sha256"]}) == 3
+    assert len({one["template_hash"], other["template_hash"], none["template_hash"]}) == 3
     assert none["template"] == "plain"
-    assert one["weights_sha256"] == other["weights_sha256"] == none["weights_sha256"]
+    assert one["weights_hash"] == other["weights_hash"] == none["weights_hash"]
 
 
 def test_unknown_settings_and_impossible_values_are_refused() -> None:
