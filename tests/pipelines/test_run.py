@@ -351,7 +351,15 @@ def test_a_run_killed_at_random_moments_and_resumed_gives_the_same_bytes(
 
 @pytest.mark.realdata
 def test_all_real_data_goes_through_one_run_with_balanced_books(realdata: Path, tmp_path: Path) -> None:
-    folders = ("alpaca_eval", "eval_sets", "formats", "gsm8k", "gsm8k_answers", "halueval", "llmbar")
+    folders: tuple[str, ...] = (
+        "alpaca_eval",
+        "eval_sets",
+        "formats",
+        "gsm8k",
+        "gsm8k_answers",
+        "halueval",
+        "llmbar",
+    )
     folders += ("malformed", "near_duplicates", "openassistant")
     plain = {
         "name": "everything",
