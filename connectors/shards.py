@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,10 +187,3 @@ def read_rows_between(
     return pq.read_table(
         path, columns=list(columns) if columns else None, filters=[("row", ">=", start), ("row", "<", stop)]
     )
-
-
-def iter_row_groups(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The row groups of a Parquet file one after the other."""
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=list(columns) if columns else None)

@@ -334,41 +334,49 @@ def publish(space: Workspace, ingested: StageResult, emitted: StageResult) -> No
 
     The files are hard links to those of the stages, so nothing is stored twice.
     """
-    staging = space.work / "publish"
-    shutil.rmtree(staging, ignore_errors=True)
     folder = Path(emitted.folder)
-    for output in OUTPUTS:
-        names = [_output_file(name, output) for name in emitted.files]
-        _link_all([folder / name for name in names], staging / output, names)
-    bad = [Path(bad_path(path)) for path in ingested.paths]
-    count = len(bad)
-    _link_all(bad, staging / "bad_rows", [f"bad_rows-{i:05d}-of-{count:05d}.parquet" for i in range(count)])
-    (space.out / MANIFEST).unlink(missing_ok=True)
-    for leftover in space.out.glob("*.tmp"):  # of a run that was killed while it wrote its report
-        leftover.unlink()
-    for output in (*OUTPUTS, "bad_rows"):
-        replace_folder(staging / output, space.out / output)
-    shutil.rmtree(staging)
+    outputs = {
+        output: {name: folder / name for name in (_output_file(file, output) for file in emitted.files)}
+        for output in OUTPUTS
+    }
+    _publish(space, {**outputs, "bad_rows": _bad_files(ingested)})
 
 
 def publish_bad_rows(space: Workspace, ingested: StageResult) -> Path:
     """Puts only the bad rows in place, for a run that fails because of them."""
-    staging = space.work / "publish" / "bad_rows"
-    shutil.rmtree(staging, ignore_errors=True)
-    bad = [Path(bad_path(path)) for path in ingested.paths]
-    _link_all(bad, staging, [f"bad_rows-{i:05d}-of-{len(bad):05d}.parquet" for i in range(len(bad))])
-    (space.out / MANIFEST).unlink(missing_ok=True)
-    replace_folder(staging, space.out / "bad_rows")
+    _publish(space, {"bad_rows": _bad_files(ingested)})
     return space.out / "bad_rows"
 
 
-def _link_all(files: Sequence[Path], folder: Path, names: Sequence[str]) -> None:
-    folder.mkdir(parents=True)
-    for file, name in zip(files, names, strict=True):
-        try:
-            os.link(file, folder / name)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(file, folder / name)
+def _bad_files(ingested: StageResult) -> dict[str, Path]:
+    count = len(ingested.files)
+    return {
+        f"bad_rows-{index:05d}-of-{count:05d}.parquet": Path(bad_path(path))
+        for index, path in enumerate(ingested.paths)
+    }
+
+
+def _publish(space: Workspace, outputs: dict[str, dict[str, Path]]) -> None:
+    """Links the files of each output under their published names, then renames the folders into place."""
+    staging = space.work / "publish"
+    shutil.rmtree(staging, ignore_errors=True)
+    for output, files in outputs.items():
+        (staging / output).mkdir(parents=True)
+        for name, file in files.items():
+            _link(file, staging / output / name)
+    (space.out / MANIFEST).unlink(missing_ok=True)
+    for leftover in space.out.glob("*.tmp"):  # of a run that was killed while it wrote its report
+        leftover.unlink()
+    for output in outputs:
+        replace_folder(staging / output, space.out / output)
+    shutil.rmtree(staging)
+
+
+def _link(file: Path, name: Path) -> None:
+    try:
+        os.link(file, name)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, name)
 
 
 def replace_folder(new: Path, old: Path) -> None:

@@ -44,9 +44,9 @@ def explain_text(out: str | Path, row_id: str) -> str:
     raise ValueError(f"{out}: no row has the id {row_id!r}. Ids look like {_some_id(out)!r} (column `id`)")
 
 
-def _find(folder: Path, row_id: str, column: str = "id") -> dict[str, Any] | None:
+def _find(folder: Path, row_id: str) -> dict[str, Any] | None:
     for path in parquet_files(folder):
-        table = pq.read_table(path, filters=[(column, "==", row_id)])
+        table = pq.read_table(path, filters=[("id", "==", row_id)])
         if table.num_rows:
             first: dict[str, Any] = table.slice(0, 1).to_pylist()[0]
             return first

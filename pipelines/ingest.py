@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from connectors.decompress import file_bytes
 from connectors.examples import BAD_ROW_SCHEMA, EXAMPLE_SCHEMA, ROWS_PER_BATCH
 from connectors.manifest import file_hash
-from connectors.readers import InputFile, find_files, read_examples
+from connectors.readers import InputFile, Item, find_files, read_examples
 from connectors.shards import ShardWriter, read_stats
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
@@ -48,6 +49,28 @@ class IngestTask:
         return self.file.replace("part-", "bad-")
 
 
+class _Buffer:
+    """Collects rows and writes them in batches that are bounded in rows and in characters."""
+
+    def __init__(self, writer: ShardWriter) -> None:
+        self._writer = writer
+        self._rows: list[dict[str, Any]] = []
+        self._chars = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Takes a row; writes a batch when one is full."""
+        self._rows.append(row)
+        self._chars += sum(len(turn["content"]) for turn in row.get("messages") or ())
+        if len(self._rows) >= ROWS_PER_BATCH or self._chars >= BATCH_CHARS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is left."""
+        if self._rows:
+            self._writer.write(pa.RecordBatch.from_pylist(self._rows, schema=self._writer.schema))
+        self._rows, self._chars = [], 0
+
+
 class ReadFiles(beam.DoFn):
     """Reads a task's input files and writes its two shards; the bad rows first, the examples last."""
 
@@ -62,38 +85,20 @@ class ReadFiles(beam.DoFn):
             ShardWriter(folder / task.file, EXAMPLE_SCHEMA) as examples,
             ShardWriter(folder / task.bad_file, BAD_ROW_SCHEMA) as bad,
         ):
-            buffers: dict[str, list[dict[str, Any]]] = {"example": [], "bad": []}
-            writers = {"example": examples, "bad": bad}
-            for kind, row, chars in self._rows(task):
-                buffer = buffers[kind]
-                buffer.append(row)
-                self._chars[kind] += chars
-                if len(buffer) >= ROWS_PER_BATCH or self._chars[kind] >= BATCH_CHARS:
-                    self._flush(writers[kind], buffer, kind)
-            for kind, buffer in buffers.items():
-                self._flush(writers[kind], buffer, kind)
+            buffers = {"example": _Buffer(examples), "bad": _Buffer(bad)}
+            for item in itertools.islice(self._items(task), task.limit):
+                buffers[item.kind].add(item.row)
+            for buffer in buffers.values():
+                buffer.flush()
         yield task.file
 
-    def _rows(self, task: IngestTask) -> Iterator[tuple[str, dict[str, Any], int]]:
-        self._chars = Counter[str]()
-        left = task.limit
+    def _items(self, task: IngestTask) -> Iterator[Item]:
         for file in task.inputs:
             position = 0
             for item in read_examples(file):
-                if left is not None:
-                    if left == 0:
-                        return
-                    left -= 1
                 self.progress(rows=1, size=item.position - position)
                 position = item.position
-                text = item.row.get("messages") or ()
-                yield item.kind, item.row, sum(len(turn["content"]) for turn in text)
-
-    def _flush(self, writer: ShardWriter, buffer: list[dict[str, Any]], kind: str) -> None:
-        if buffer:
-            writer.write(pa.RecordBatch.from_pylist(buffer, schema=writer.schema))
-            buffer.clear()
-            self._chars[kind] = 0
+                yield item
 
 
 def input_files(recipe: Recipe) -> list[tuple[InputFile, ...]]:

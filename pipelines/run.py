@@ -283,9 +283,3 @@ def _stored_stages(space: Workspace, manifest: dict[str, Any]) -> list[StageResu
             )
         stages.append(stage)
     return stages
-
-
-def stored_stage(out: Path, name: str) -> StageResult | None:
-    """A stage of a finished run, None when its files are gone or the run had none."""
-    record = read_manifest(out)["stages"].get(name)
-    return load_stage(out / WORK / f"{name}-{record['key']}") if record else None

@@ -72,12 +72,9 @@ class RunnerChoice:
 
     @property
     def threads(self) -> int:
-        """CPU threads that each worker process may use."""
-        return (
-            max(1, (os.cpu_count() or 1) // max(1, self.workers))
-            if self.is_local
-            else max(1, os.cpu_count() or 1)
-        )
+        """CPU threads that each worker process may use: its share of the cores that this process may use."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // self.workers)
 
 
 def choose_runner(workers: int, beam_args: Sequence[str]) -> RunnerChoice:

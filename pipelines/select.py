@@ -1,7 +1,7 @@
 """Stage select: one decision with a reason for every example that is not a duplicate.
 
 All selectors see narrow columns only (id, source, group, counts, scores), so deciding is one task in one
-process: about 100 bytes a row plus the columns the selectors read. Texts and token ids stay in the shards.
+process. Texts and token ids stay in the shards.
 """
 
 from __future__ import annotations
