@@ -187,3 +187,16 @@ def read_rows_between(
     return pq.read_table(
         path, columns=list(columns) if columns else None, filters=[("row", ">=", start), ("row", "<", stop)]
     )
+
+
+def write_arrow(path: str | Path, table: pa.Table) -> None:
+    """Writes one uncompressed Arrow IPC file of one batch, to be memory-mapped, whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            for batch in table.combine_chunks().to_batches(max_chunksize=max(1, table.num_rows)):
+                writer.write_batch(batch)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from connectors.examples import EXAMPLE_SCHEMA, EXCERPT_CHARS, prompt_text, response_text
 from connectors.manifest import MANIFEST
 from connectors.shards import ShardWriter, Unit, group_units, read_rows_between, read_stats, read_unit
-from pipelines.dedupe import copies_in
+from pipelines.drops import DROP_SCHEMA, drop_files, drops_in
 from pipelines.ingest import bad_path
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
@@ -35,13 +35,13 @@ ROWS_PER_FILE = 65_536
 OUTPUTS = ("train", "dropped", "scores")
 IGNORED = -100  # label of a token that is not trained on, as torch's cross-entropy and every trainer have it
 
+_DROP_FACTS = [field.name for field in DROP_SCHEMA if field.name not in ("row", "id", "stage", "reason")]
 DROPPED_FIELDS = [
     ("id", pa.string()),
     ("source", pa.string()),
     ("stage", pa.string()),
     ("reason", pa.string()),
-    ("duplicate_of", pa.string()),
-    ("similarity", pa.float64()),
+    *((name, DROP_SCHEMA.field(name).type) for name in _DROP_FACTS),
     ("prompt_excerpt", pa.string()),
     ("response_excerpt", pa.string()),
 ]
@@ -54,7 +54,7 @@ class EmitTask:
     file: str
     units: tuple[Unit, ...]
     scores: tuple[str, ...]
-    duplicates: str
+    drops: tuple[str, ...]
     decisions: str
     tokens: bool
 
@@ -144,25 +144,25 @@ def join_unit(unit: Unit, task: EmitTask, scores: str | None, layout: Layout) ->
     """The rows of a unit, each in exactly one of `train` and `dropped`; `scores` holds the scored ones."""
     stop = unit.row_start + unit.rows
     examples = read_unit(unit)
-    duplicates = copies_in(task.duplicates, unit)
+    drops = drops_in(task.drops, unit)
     decisions = read_rows_between(task.decisions, unit.row_start, stop)
     scored = pq.read_table(scores) if scores else None
 
-    if duplicates.num_rows + decisions.num_rows != unit.rows:
+    if drops.num_rows + decisions.num_rows != unit.rows:
         raise ValueError(
-            f"unit {unit.name}: {unit.rows} rows, but {duplicates.num_rows} duplicates and "
+            f"unit {unit.name}: {unit.rows} rows, but {drops.num_rows} dropped before and "
             f"{decisions.num_rows} decisions. This is a fault of winnow; please report it."
         )
-    is_duplicate = np.zeros(unit.rows, np.bool_)
-    is_duplicate[duplicates["row"].to_numpy() - unit.row_start] = True
+    is_dropped = np.zeros(unit.rows, np.bool_)
+    is_dropped[drops["row"].to_numpy() - unit.row_start] = True
     kept = np.zeros(unit.rows, np.bool_)
     kept[decisions["row"].to_numpy() - unit.row_start] = decisions["keep"].to_numpy(zero_copy_only=False)
-    # Position of each row among the candidates, and among the duplicates; null where it is not one.
-    candidate = _positions(~is_duplicate)
-    duplicate = _positions(is_duplicate)
+    # Position of each row among the candidates, and among those dropped before; null where it is not one.
+    candidate = _positions(~is_dropped)
+    early = _positions(is_dropped)
 
     train = _train(examples, decisions, scored, kept, candidate, layout)
-    dropped = _dropped(examples, duplicates, decisions, scored, ~kept, candidate, duplicate, layout)
+    dropped = _dropped(examples, drops, decisions, scored, ~kept, candidate, early, layout)
     columns = layout.scored.names
     return {
         "train": train,
@@ -217,27 +217,25 @@ def _labelled(scored: pa.Table, token_keep: pa.ChunkedArray) -> tuple[pa.Array, 
 
 def _dropped(
     examples: pa.Table,
-    duplicates: pa.Table,
+    drops: pa.Table,
     decisions: pa.Table,
     scored: pa.Table | None,
     lost: npt.NDArray[np.bool_],
     candidate: pa.Array,
-    duplicate: pa.Array,
+    early: pa.Array,
     layout: Layout,
 ) -> pa.Table:
     chosen = pa.array(lost)
     table = examples.filter(chosen)
-    at, twin = candidate.filter(chosen), duplicate.filter(chosen)
-    decided, copies = decisions.take(at), duplicates.take(twin)
-    kinds = pc.binary_join_element_wise(copies["kind"], pa.scalar("duplicate"), " ")
+    at = candidate.filter(chosen)
+    decided, before = decisions.take(at), drops.take(early.filter(chosen))
     messages = table["messages"].to_pylist()
     columns: list[Any] = [
         table["id"],
         table["source"],
-        pc.if_else(pc.is_valid(twin), "dedupe", decided["stage"]),
-        pc.coalesce(kinds, decided["reason"]),
-        copies["duplicate_of"],
-        copies["similarity"],
+        pc.coalesce(before["stage"], decided["stage"]),
+        pc.coalesce(before["reason"], decided["reason"]),
+        *(before[name] for name in _DROP_FACTS),
         pa.array([prompt_text(turns)[:EXCERPT_CHARS] for turns in messages], pa.string()),
         pa.array([response_text(turns)[:EXCERPT_CHARS] for turns in messages], pa.string()),
     ]
@@ -278,7 +276,7 @@ def emit(
     space: Workspace,
     recipe: Recipe,
     units: Sequence[Unit],
-    clusters: StageResult,
+    dropping: Sequence[StageResult],
     scores: StageResult | None,
     selected: StageResult,
 ) -> StageResult:
@@ -294,7 +292,7 @@ def emit(
             f"train-{index:05d}-of-{len(groups):05d}.parquet",
             group,
             tuple(score_of[unit.name] for unit in group) if scores else (),
-            clusters.paths[0],
+            drop_files(dropping),
             selected.paths[0],
             tokens,
         )
@@ -304,7 +302,7 @@ def emit(
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = collection | "write outputs" >> beam.ParDo(WriteOutputs(folder, space.counts("emit")))
 
-    inputs = [stage for stage in (clusters, scores, selected) if stage]
+    inputs = [stage for stage in (*dropping, scores, selected) if stage]
     total = sum(unit.rows for unit in units)
     return run_stage(
         space, "emit", {"tokens": tokens}, inputs, tasks, build, total=total, summarise=_summarise

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from connectors.readers import InputSpec
-from pipelines.duplicates import DedupeSettings
+from pipelines.dedupe.settings import DedupeSettings
 from pipelines.selectors.base import Selector
 from pipelines.selectors.catalog import parse_selector
 from scorers.catalog import SCORERS, columns_of

@@ -12,7 +12,6 @@ from typing import Any
 
 from connectors.manifest import installed_versions, json_hash, read_manifest, write_manifest
 from connectors.shards import Unit, plan_units
-from pipelines.dedupe import dedupe
 from pipelines.emit import emit, publish, publish_bad_rows
 from pipelines.ingest import TooManyBadRows, check_bad_rows, ingest
 from pipelines.progress import Progress
@@ -21,6 +20,8 @@ from pipelines.runner import RunnerChoice
 from pipelines.select import select
 from pipelines.stages import WORK, StageResult, Workspace, load_stage, prune_stages
 
+DROPPING = ("decontaminate", "clusters", "semantic")
+STORED = ("ingest", "decontaminate", "signatures", "clusters", "embed", "similarity", "semantic", "score")
 PUBLISHED = ("train", "dropped", "bad_rows", "scores", "report.html", "README.md", "manifest.json")
 
 
@@ -89,18 +90,38 @@ def run(
         _report(progress, ingested)
         _check_readable(space, ingested, recipe)
         units = plan_units(ingested.paths)
-        signatures, clusters = dedupe(space, recipe.dedupe, units, ingested)
-        _report(progress, signatures)
-        _report(progress, clusters)
-        scores = None
+        stages = [ingested, *_drop(space, recipe, units, ingested)]
         if model is not None:
             from pipelines.score import score  # loads torch, which a run without a model does not need
 
-            scores = score(space, recipe, model, units, ingested, clusters)
-            _report(progress, scores)
-        stages = [stage for stage in (ingested, signatures, clusters, scores) if stage]
+            stages.append(score(space, recipe, model, units, ingested, _dropping(stages)))
+            _report(progress, stages[-1])
         described = {"inputs": inputs, "models": [model] if model else [], "limit": limit}
         return _decide_and_publish(space, recipe, stages, units, described, began)
+
+
+def _drop(
+    space: Workspace, recipe: Recipe, units: Sequence[Unit], ingested: StageResult
+) -> list[StageResult]:
+    """The stages that drop rows before the model sees any: evaluation items, then duplicates."""
+    from pipelines.dedupe.stages import (
+        dedupe,
+    )  # compiles its inner loops, which reading a recipe does not need
+
+    stages: list[StageResult] = []
+
+    def add(*done: StageResult) -> None:
+        for stage in done:
+            stages.append(stage)
+            _report(space.progress, stage)
+
+    add(*dedupe(space, recipe.dedupe, units, ingested, _dropping(stages)))
+    return stages
+
+
+def _dropping(stages: Sequence[StageResult]) -> list[StageResult]:
+    """Those of the stages whose files name dropped rows."""
+    return [stage for stage in stages if stage.name in DROPPING]
 
 
 def _model_identity(recipe: Recipe) -> dict[str, Any] | None:
@@ -133,10 +154,10 @@ def _decide_and_publish(
     began: float,
 ) -> Finished:
     by_name = {stage.name: stage for stage in stages}
-    clusters, scores = by_name["clusters"], by_name.get("score")
-    selected = select(space, recipe, units, clusters, scores)
+    dropping, scores = _dropping(stages), by_name.get("score")
+    selected = select(space, recipe, units, dropping, scores)
     _report(space.progress, selected)
-    emitted = emit(space, recipe, units, clusters, scores, selected)
+    emitted = emit(space, recipe, units, dropping, scores, selected)
     _report(space.progress, emitted)
     stages = [*stages, selected, emitted]
     manifest = _manifest(recipe, stages, described, time.monotonic() - began)
@@ -172,6 +193,7 @@ def _manifest(
     by_name = {stage.name: stage for stage in stages}
     ingested, clusters, emitted = by_name["ingest"].stats, by_name["clusters"].stats, by_name["emit"].stats
     scored = by_name["score"].stats if "score" in by_name else {}
+    contaminated = by_name["decontaminate"].stats if "decontaminate" in by_name else {}
     resolved = recipe.resolved()
     return {
         "winnow_version": installed_versions()["winnow"],
@@ -186,8 +208,12 @@ def _manifest(
         "counts": {
             "read": ingested["rows"],
             "bad": ingested["bad"],
-            "duplicates": {"exact": clusters["exact"], "near": clusters["near"], "semantic": 0},
-            "contaminated": 0,
+            "duplicates": {
+                "exact": clusters["exact"],
+                "near": clusters["near"],
+                "semantic": by_name["semantic"].stats["semantic"] if "semantic" in by_name else 0,
+            },
+            "contaminated": contaminated.get("contaminated", 0),
             "not_scored": sum(n for status, n in scored.get("status", {}).items() if status != "ok"),
             "dropped": emitted["dropped"],
             "kept": emitted["kept"],
@@ -271,7 +297,7 @@ def reselect(out: Path, recipe: Recipe, runner: RunnerChoice, progress: Progress
 
 def _stored_stages(space: Workspace, manifest: dict[str, Any]) -> list[StageResult]:
     stages = []
-    for name in ("ingest", "signatures", "clusters", "score"):
+    for name in STORED:
         record = manifest["stages"].get(name)
         if record is None:
             continue

@@ -1,8 +1,8 @@
 """Stage score: one file of scores for each unit of examples, from one pass of the target model.
 
-Rows that were dropped as duplicates are not scored. The model is loaded and run by Beam's RunInference
-with the handler of scorers/models/handler.py; a unit goes in whole, so that the handler can sort its rows
-by length and pack them.
+Rows that were dropped before, as duplicates or as part of an evaluation set, are not scored. The model is
+loaded and run by Beam's RunInference with the handler of scorers/models/handler.py; a unit goes in whole, so
+that the handler can sort its rows by length and pack them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import RunInference
 
 from connectors.shards import Unit, read_stats, read_unit, write_parquet
-from pipelines.dedupe import originals_mask
+from pipelines.drops import drop_files, left_mask, rows_left
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
 from pipelines.stages import StageResult, Workspace, run_stage
@@ -38,16 +38,16 @@ class ScoreTask:
 
     file: str
     unit: Unit
-    duplicates: str
+    drops: tuple[str, ...]
 
 
 class ReadForScoring(beam.DoFn):
-    """Reads what the model needs of a unit: its rows that are not duplicates."""
+    """Reads what the model needs of a unit: its rows that were not dropped before."""
 
     def process(self, task: ScoreTask) -> Iterator[ScoringBatch]:
         """Yields the unit's rows as one batch."""
-        originals = originals_mask(task.duplicates, task.unit)
-        table = read_unit(task.unit, SCORED_COLUMNS).filter(pa.array(originals)).combine_chunks()
+        left = left_mask(task.drops, task.unit)
+        table = read_unit(task.unit, SCORED_COLUMNS).filter(pa.array(left)).combine_chunks()
         empty = pa.RecordBatch.from_pylist([], schema=table.schema)
         yield ScoringBatch(task.file, table.to_batches()[0] if table.num_rows else empty)
 
@@ -75,9 +75,9 @@ def score(
     model: dict[str, Any],
     units: Sequence[Unit],
     ingested: StageResult,
-    clusters: StageResult,
+    dropping: Sequence[StageResult],
 ) -> StageResult:
-    """Scores every example that is not a duplicate.
+    """Scores every example that no stage before dropped.
 
     Args:
         space: The run's workspace.
@@ -85,14 +85,15 @@ def score(
         model: The model's fingerprint.
         units: The pieces of work.
         ingested: The stage that made the units.
-        clusters: The stage that found the duplicates.
+        dropping: The stages that dropped rows; see pipelines/drops.py.
 
     Raises:
         NothingScored: If there were rows and not one got scores.
     """
     if recipe.model is None:
         raise ValueError("score: the recipe names no model")
-    tasks = [ScoreTask(f"scores-{unit.name}.parquet", unit, clusters.paths[0]) for unit in units]
+    drops = drop_files(dropping)
+    tasks = [ScoreTask(f"scores-{unit.name}.parquet", unit, drops) for unit in units]
     handler = CausalLMHandler(
         recipe.model,
         recipe.score,
@@ -118,12 +119,12 @@ def score(
         "score": list(recipe.score),
         "tokens": recipe.stores_tokens,
     }
-    total = sum(unit.rows for unit in units) - clusters.stats["duplicates"]
+    total = rows_left(units, dropping)
     stage = run_stage(
         space,
         "score",
         settings,
-        [ingested, clusters],
+        [ingested, *dropping],
         tasks,
         build,
         total=total,

@@ -1,4 +1,4 @@
-"""Stage select: one decision with a reason for every example that is not a duplicate.
+"""Stage select: one decision with a reason for every example that no stage before dropped.
 
 All selectors see narrow columns only (id, source, group, counts, scores), so deciding is one task in one
 process. Texts and token ids stay in the shards.
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors.shards import ShardWriter, Unit, read_unit
-from pipelines.dedupe import originals_mask
+from pipelines.drops import drop_files, left_mask, rows_left
 from pipelines.recipe import Recipe
 from pipelines.selectors.base import Selector
 from pipelines.stages import StageResult, Workspace, run_stage
@@ -168,7 +168,7 @@ class SelectTask:
 
     file: str
     units: tuple[Unit, ...]
-    duplicates: str
+    drops: tuple[str, ...]
     scores: tuple[str, ...]  # one file for each unit; empty when the recipe scores nothing
     selectors: tuple[Selector, ...]
     seed: int
@@ -182,7 +182,7 @@ class Decide(beam.DoFn):
 
     def process(self, task: SelectTask) -> Iterator[str]:
         """Yields the name of the finished file."""
-        candidates, rows, starts = gather(task.units, task.duplicates, task.scores)
+        candidates, rows, starts = gather(task.units, task.drops, task.scores)
         tokens = TokenReader(task.scores, starts) if task.scores else None
         decided = decide(candidates, task.selectors, task.seed, tokens)
         schema = pa.schema(
@@ -216,9 +216,9 @@ def _decision_tables(
 
 
 def gather(
-    units: Iterable[Unit], duplicates: str, scores: Sequence[str]
+    units: Iterable[Unit], drops: Sequence[str], scores: Sequence[str]
 ) -> tuple[pa.Table, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The candidates: every example that is not a duplicate, with its scores.
+    """The candidates: every example that no stage before dropped, with its scores.
 
     Returns:
         The table, the global row number of each candidate, and the candidate index at which each unit starts
@@ -229,9 +229,9 @@ def gather(
     """
     tables, rows, starts = [], [], [0]
     for index, unit in enumerate(units):
-        originals = originals_mask(duplicates, unit)
-        table = read_unit(unit, ["id", "source", "group"]).filter(pa.array(originals))
-        rows.append(unit.row_start + np.flatnonzero(originals))
+        left = left_mask(drops, unit)
+        table = read_unit(unit, ["id", "source", "group"]).filter(pa.array(left))
+        rows.append(unit.row_start + np.flatnonzero(left))
         starts.append(starts[-1] + table.num_rows)
         if scores:
             names = [n for n in pq.read_schema(scores[index]).names if n not in TOKEN_COLUMNS]
@@ -253,14 +253,14 @@ def select(
     space: Workspace,
     recipe: Recipe,
     units: Sequence[Unit],
-    clusters: StageResult,
+    dropping: Sequence[StageResult],
     scores: StageResult | None,
 ) -> StageResult:
     """Decides on every candidate with the recipe's selectors."""
     task = SelectTask(
         "decisions.parquet",
         tuple(units),
-        clusters.paths[0],
+        drop_files(dropping),
         tuple(scores.paths) if scores else (),
         tuple(recipe.select),
         recipe.seed,
@@ -270,8 +270,8 @@ def select(
         _ = collection | "decide" >> beam.ParDo(Decide(folder))
 
     settings: dict[str, Any] = {"select": recipe.resolved()["select"], "seed": recipe.seed}
-    total = sum(unit.rows for unit in units) - clusters.stats["duplicates"]
-    inputs = [clusters, scores] if scores else [clusters]
+    total = rows_left(units, dropping)
+    inputs = [*dropping, scores] if scores else list(dropping)
     return run_stage(
         space,
         "select",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
 WORK = ".winnow"
-LAYOUT = 2  # raise when the files of a stage change meaning: older work is then done again
+LAYOUT = 3  # raise when the files of a stage change meaning: older work is then done again
 
 
 class Task(Protocol):
@@ -129,6 +129,7 @@ def run_stage(
     total: int,
     unit: str = "rows",
     parallel: bool = True,
+    spread: bool = False,
     summarise: Callable[[list[str]], dict[str, Any]] = lambda _: {},
 ) -> StageResult:
     """Runs a stage, or finds it done.
@@ -143,6 +144,7 @@ def run_stage(
         total: Rows or bytes to do, for the progress line.
         unit: What `total` counts.
         parallel: False keeps the stage in one process whatever the number of workers.
+        spread: The steps spread a single task over the workers themselves.
         summarise: Makes the stage's numbers from the paths of its files.
 
     Raises:
@@ -162,7 +164,7 @@ def run_stage(
             run_pipeline(
                 space.runner,
                 lambda pipeline: _tasks_then(pipeline, name, todo, lambda tasks: build(tasks, str(folder))),
-                parallel=parallel and len(todo) > 1,
+                parallel=parallel and (spread or len(todo) > 1),
                 log=space.work / "workers.log",
             )
     missing = [task.file for task in tasks if not (folder / task.file).exists()]

@@ -308,7 +308,7 @@ def test_folders_that_are_not_ours_are_never_replaced(corpus: Path, tmp_path: Pa
 def test_a_lost_shard_is_made_again(corpus: Path, tmp_path: Path) -> None:
     plain = recipe(corpus, model=None, score=[], select=[])
     before = hashes(_run(plain, tmp_path / "out").out)
-    next((tmp_path / "out").glob(".winnow/signatures-*/*.parquet")).unlink()
+    next((tmp_path / "out").glob(".winnow/signatures-*/*.arrow")).unlink()
     again = _run(plain, tmp_path / "out")
     assert [name for name, stage in again.manifest["stages"].items() if not stage["reused"]] == ["signatures"]
     assert hashes(again.out) == before

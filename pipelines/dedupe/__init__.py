@@ -1,0 +1,1 @@
+"""Duplicates: exact ones, near ones by MinHash, and semantic ones by embeddings."""

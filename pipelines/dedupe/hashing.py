@@ -1,0 +1,295 @@
+"""The compiled loops behind pipelines/dedupe/shingles.py: from UTF-8 bytes to hashes of n-grams.
+
+The hash of a word is FNV-1a over its UTF-8 bytes, of an n-gram a polynomial over the hashes of its words
+modulo 2**64; both end in MurmurHash3's finalizer. They are no defence against texts made to collide.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.dedupe.compiled import compiled
+
+UInt8s = npt.NDArray[np.uint8]
+UInt64s = npt.NDArray[np.uint64]
+Int64s = npt.NDArray[np.int64]
+
+# Classes of characters.
+BREAK, WORD, LONE, HYPHEN, SPACE = range(5)
+
+_FNV_START = np.uint64(0xCBF29CE484222325)
+_FNV_PRIME = np.uint64(0x100000001B3)
+_GRAM_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_ONE = np.uint64(1)
+
+
+@compiled
+def mix64(value: np.uint64) -> np.uint64:
+    """MurmurHash3's 64-bit finalizer."""
+    value ^= value >> np.uint64(33)
+    value *= np.uint64(0xFF51AFD7ED558CCD)
+    value ^= value >> np.uint64(33)
+    value *= np.uint64(0xC4CEB9FE1A85EC53)
+    return value ^ (value >> np.uint64(33))
+
+
+@compiled
+def _decode(data: UInt8s, at: np.uint64) -> tuple[np.int64, np.uint64]:
+    """Code point of the UTF-8 sequence at a byte of 128 or more, and its length in bytes."""
+    lead = np.int64(data[at])
+    if lead < 0xE0:
+        return (lead & 0x1F) << 6 | np.int64(data[at + _ONE]) & 0x3F, np.uint64(2)
+    second = np.int64(data[at + _ONE]) & 0x3F
+    third = np.int64(data[at + np.uint64(2)]) & 0x3F
+    if lead < 0xF0:
+        return (lead & 0x0F) << 12 | second << 6 | third, np.uint64(3)
+    fourth = np.int64(data[at + np.uint64(3)]) & 0x3F
+    return (lead & 0x07) << 18 | second << 12 | third << 6 | fourth, np.uint64(4)
+
+
+@compiled
+def _before_digit(data: UInt8s, at: np.uint64, stop: np.uint64, classes: UInt8s) -> bool:
+    """Whether a digit follows, after at most one white space; of ASCII both."""
+    if at < stop and data[at] < 128 and classes[data[at]] == SPACE:
+        at += _ONE
+    return bool(at < stop and 48 <= data[at] <= 57)
+
+
+@compiled
+def _hash_words(  # noqa: C901 - one loop over the bytes; a call for each would cost more than its work
+    data: UInt8s,
+    at: np.uint64,
+    stop: np.uint64,
+    classes: UInt8s,
+    lowered: UInt8s,
+    words: UInt64s,
+    count: np.uint64,
+) -> np.uint64:
+    """Appends the hash of each word of data[at:stop] to the `count` there are; returns how many."""
+    hashed = _FNV_START
+    inside = False  # of a word
+    while at < stop:
+        byte = lowered[data[at]]
+        if byte != 0:
+            if not inside:
+                hashed = _FNV_START
+            inside = True
+            while True:  # the common case, kept tight
+                hashed = (hashed ^ np.uint64(byte)) * _FNV_PRIME
+                at += _ONE
+                if at >= stop:
+                    break
+                byte = lowered[data[at]]
+                if byte == 0:
+                    break
+            if at >= stop:
+                break
+        code = np.int64(data[at])
+        length = _ONE
+        if code >= 128:
+            code, length = _decode(data, at)
+        kind = classes[code] if code < len(classes) else BREAK
+        if kind == WORD:  # not ASCII
+            if not inside:
+                hashed = _FNV_START
+            inside = True
+            for offset in range(length):
+                hashed = (hashed ^ np.uint64(data[at + np.uint64(offset)])) * _FNV_PRIME
+            at += length
+            continue
+        if inside:
+            words[count] = mix64(hashed)
+            count += _ONE
+            inside = False
+        if kind == LONE or (kind == HYPHEN and _before_digit(data, at + _ONE, stop, classes)):
+            words[count] = mix64(np.uint64(code))
+            count += _ONE
+        at += length
+    if inside:
+        words[count] = mix64(hashed)
+        count += _ONE
+    return count
+
+
+@compiled
+def _hash_characters(
+    data: UInt8s,
+    at: np.uint64,
+    stop: np.uint64,
+    classes: UInt8s,
+    blanks: bool,
+    words: UInt64s,
+    count: np.uint64,
+) -> np.uint64:
+    """As `_hash_words` with each character a word; with `blanks` a run of white space is one too."""
+    while at < stop:
+        code, length = np.int64(data[at]), _ONE
+        if code >= 128:
+            code, length = _decode(data, at)
+        elif 65 <= code <= 90:
+            code += 32
+        if code < len(classes) and classes[code] == SPACE:
+            if blanks and count > 0 and words[count - _ONE] != mix64(np.uint64(32)):
+                words[count] = mix64(np.uint64(32))
+                count += _ONE
+        else:
+            words[count] = mix64(np.uint64(code))
+            count += _ONE
+        at += length
+    return count
+
+
+@compiled
+def _hash_grams(words: UInt64s, count: np.int64, ngram: int, grams: UInt64s) -> np.int64:
+    """Hashes of the n-grams of `count` words, in order; returns how many."""
+    if count <= ngram:
+        hashed = np.uint64(0)
+        for index in range(count):
+            hashed = hashed * _GRAM_FACTOR + words[index]
+        grams[0] = mix64(hashed)
+        return np.int64(1)
+    leaving = _ONE  # factor of the word that leaves
+    for _ in range(ngram):
+        leaving *= _GRAM_FACTOR
+    hashed = np.uint64(0)
+    for index in range(ngram):
+        hashed = hashed * _GRAM_FACTOR + words[index]
+    grams[0] = mix64(hashed)
+    for index in range(ngram, count):
+        hashed = hashed * _GRAM_FACTOR + words[index] - words[index - ngram] * leaving
+        grams[index - ngram + 1] = mix64(hashed)
+    return count - ngram + 1
+
+
+@compiled
+def _sort(values: UInt64s, result: UInt64s, counts: npt.NDArray[np.int64]) -> None:
+    """Sorts hashes: they are spread evenly, so one pass over their top bits almost does it."""
+    bits = 1
+    while (1 << bits) < len(values):
+        bits += 1
+    shift = np.uint64(64 - bits)
+    counts[: (1 << bits) + 1] = 0
+    for value in values:
+        counts[(value >> shift) + _ONE] += 1
+    for index in range(1 << bits):
+        counts[index + 1] += counts[index]
+    for value in values:
+        result[counts[value >> shift]] = value
+        counts[value >> shift] += 1
+    for index in range(1, len(result)):
+        value = result[index]
+        before = index - 1
+        while before >= 0 and result[before] > value:
+            result[before + 1] = result[before]
+            before -= 1
+        result[before + 1] = value
+
+
+@compiled
+def sort_hashes(hashes: UInt64s, shared_bits: int = 0) -> tuple[UInt64s, Int64s]:
+    """Hashes ascending, and where each was; of equal ones the first stays first.
+
+    Hashes are spread evenly, so one pass over their top bits almost does it.
+
+    Args:
+        hashes: Numbers, uint64, shape (n,).
+        shared_bits: How many top bits are the same in all of them.
+    """
+    count = len(hashes)
+    bits = 1
+    while (1 << bits) < count:
+        bits += 1
+    left, shift = np.uint64(shared_bits), np.uint64(64 - bits)
+    starts = np.zeros((1 << bits) + 1, np.int64)
+    for value in hashes:
+        starts[((value << left) >> shift) + _ONE] += 1
+    for index in range(1 << bits):
+        starts[index + 1] += starts[index]
+    result = np.empty(count, np.uint64)
+    positions = np.empty(count, np.int64)
+    for position in range(count):
+        slot = (hashes[position] << left) >> shift
+        result[starts[slot]] = hashes[position]
+        positions[starts[slot]] = position
+        starts[slot] += 1
+    for index in range(1, count):
+        value, position = result[index], positions[index]
+        before = index - 1
+        while before >= 0 and result[before] > value:
+            result[before + 1] = result[before]
+            positions[before + 1] = positions[before]
+            before -= 1
+        result[before + 1] = value
+        positions[before + 1] = position
+    return result, positions
+
+
+@compiled
+def _hash_row(
+    data: UInt8s, starts: UInt64s, stops: UInt64s, first: np.int64, end: np.int64, ngram: int,
+    characters: bool, classes: UInt8s, lowered: UInt8s, words: UInt64s, grams: UInt64s,
+) -> np.int64:  # fmt: skip
+    """Hashes of the n-grams of one row of texts, in order; returns how many."""
+    count = np.uint64(0)
+    blank = mix64(np.uint64(32))
+    for text in range(first, end):
+        start, stop = starts[text], stops[text]
+        if characters:
+            if count > 0 and words[count - _ONE] != blank:  # a break between turns
+                words[count] = blank
+                count += _ONE
+            count = _hash_characters(data, start, stop, classes, True, words, count)
+        else:
+            count = _hash_words(data, start, stop, classes, lowered, words, count)
+    if characters and count > 0 and words[count - _ONE] == blank:
+        count -= _ONE
+    if count == 0:  # no word: the characters are its words, and all of them one n-gram
+        for text in range(first, end):
+            start, stop = starts[text], stops[text]
+            count = _hash_characters(data, start, stop, classes, False, words, count)
+        return _hash_grams(words, np.int64(count), int(count), grams)
+    return _hash_grams(words, np.int64(count), ngram, grams)
+
+
+@compiled
+def hash_rows(
+    data: UInt8s, starts: UInt64s, stops: UInt64s, spans: Int64s, ngram: int, characters: bool,
+    distinct: bool, classes: UInt8s, lowered: UInt8s,
+) -> tuple[UInt64s, Int64s]:  # fmt: skip
+    """See `hash_texts`."""
+    longest = np.int64(0)
+    total = np.int64(0)
+    for row in range(len(spans)):
+        size = np.int64(1)  # n-grams of a row are no more than its bytes and breaks
+        for text in range(spans[row, 0], spans[row, 1]):
+            size += np.int64(stops[text] - starts[text]) + 1
+        longest = max(longest, size)
+        total += size
+    words = np.empty(longest, np.uint64)
+    grams = np.empty(longest, np.uint64)
+    ordered = np.empty(longest, np.uint64)
+    counts = np.empty(2 * longest + 3, np.int64)
+    result = np.empty(total // 4 + longest, np.uint64)  # enough for most texts; it grows
+    bounds = np.zeros(len(spans) + 1, np.int64)
+    filled = np.int64(0)
+    for row in range(len(spans)):
+        found = _hash_row(
+            data, starts, stops, spans[row, 0], spans[row, 1], ngram, characters, classes, lowered, words,
+            grams,
+        )  # fmt: skip
+        if filled + found > len(result):
+            grown = np.empty(2 * len(result) + found, np.uint64)
+            grown[:filled] = result[:filled]
+            result = grown
+        if distinct:
+            _sort(grams[:found], ordered[:found], counts)
+            for index in range(found):
+                if index == 0 or ordered[index] != ordered[index - 1]:
+                    result[filled] = ordered[index]
+                    filled += 1
+        else:
+            result[filled : filled + found] = grams[:found]
+            filled += found
+        bounds[row + 1] = filled
+    return result[:filled].copy(), bounds

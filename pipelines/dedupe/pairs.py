@@ -1,0 +1,182 @@
+"""From buckets of rows that may be alike to pairs of rows that are: the verified part of duplicate search."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipelines.dedupe.compiled import compiled
+from pipelines.dedupe.hashing import Int64s, UInt64s
+
+# A bucket of at most this many rows is compared pair by pair, a larger one through leaders.
+MAX_PAIRWISE_BUCKET = 128
+MAX_LEADERS = 64
+
+_SLACK = 1e-6  # rounding must not end a comparison early
+
+
+@compiled
+def jaccard(a: UInt64s, b: UInt64s, threshold: float) -> float:
+    """Jaccard similarity of two sets, given as ascending distinct numbers.
+
+    Returns:
+        From 0 (nothing shared) to 1 (equal); -1 as soon as it is certain to be below the threshold.
+    """
+    total = len(a) + len(b)
+    needed = threshold * total / (1.0 + threshold) - _SLACK  # shared members, from the definition
+    shared = i = j = 0
+    while i < len(a) and j < len(b):
+        if shared + min(len(a) - i, len(b) - j) < needed:
+            return -1.0
+        if a[i] == b[j]:
+            shared += 1
+            i += 1
+            j += 1
+        elif a[i] < b[j]:
+            i += 1
+        else:
+            j += 1
+    return shared / (total - shared)
+
+
+@compiled
+def similarities(values: UInt64s, bounds: Int64s, left: Int64s, right: Int64s) -> np.ndarray:
+    """True Jaccard similarity of each pair of rows of one block of sets, float64, shape (len(left),)."""
+    result = np.empty(len(left), np.float64)
+    for index in range(len(left)):
+        a, b = left[index], right[index]
+        first, second = values[bounds[a] : bounds[a + 1]], values[bounds[b] : bounds[b + 1]]
+        result[index] = jaccard(first, second, 0.0)
+    return result
+
+
+@compiled
+def find_root(parents: Int64s, row: int) -> int:
+    """The root of a row's tree, halving the path to it."""
+    while parents[row] != row:
+        parents[row] = parents[parents[row]]
+        row = parents[row]
+    return row
+
+
+@compiled
+def _alike(values: UInt64s, bounds: Int64s, a: int, b: int, threshold: float) -> bool:
+    first, second = values[bounds[a] : bounds[a + 1]], values[bounds[b] : bounds[b + 1]]
+    return jaccard(first, second, threshold) >= threshold
+
+
+@compiled
+def _join_pairwise(
+    bucket: Int64s,
+    values: UInt64s,
+    bounds: Int64s,
+    threshold: float,
+    parents: Int64s,
+    edges: Int64s,
+    found: int,
+) -> int:
+    """Compares all pairs of a bucket that no tree joins yet; returns how many edges there are now."""
+    for index in range(len(bucket)):
+        for other in range(index + 1, len(bucket)):
+            a, b = find_root(parents, bucket[index]), find_root(parents, bucket[other])
+            if a != b and _alike(values, bounds, bucket[index], bucket[other], threshold):
+                parents[max(a, b)] = min(a, b)
+                edges[0, found], edges[1, found] = bucket[index], bucket[other]
+                found += 1
+    return found
+
+
+@compiled
+def _join_leaders(
+    bucket: Int64s,
+    values: UInt64s,
+    bounds: Int64s,
+    threshold: float,
+    parents: Int64s,
+    edges: Int64s,
+    found: int,
+) -> int:
+    """Compares each row of a bucket with at most MAX_LEADERS others; returns how many edges there are now."""
+    leaders = np.empty(MAX_LEADERS, np.int64)  # the one matched last is last
+    held = 0
+    for row in bucket:
+        match = held - 1
+        while match >= 0 and not _alike(values, bounds, leaders[match], row, threshold):
+            match -= 1
+        if match >= 0:
+            leader = leaders[match]
+            a, b = find_root(parents, leader), find_root(parents, row)
+            if a != b:
+                parents[max(a, b)] = min(a, b)
+                edges[0, found], edges[1, found] = leader, row
+                found += 1
+        else:
+            leader = row
+            match = 0
+            if held < MAX_LEADERS:
+                match = held
+                held += 1
+        for index in range(match, held - 1):  # the one unmatched for longest leaves
+            leaders[index] = leaders[index + 1]
+        leaders[held - 1] = leader
+    return found
+
+
+@compiled
+def join_buckets(
+    rows: Int64s, starts: Int64s, values: UInt64s, bounds: Int64s, threshold: float, pairwise: int
+) -> Int64s:
+    """Joins rows that share a bucket and are at least as alike as the threshold.
+
+    In a bucket of at most `pairwise` rows all pairs are compared, except those already joined. In a larger
+    one each row, in the order given, is compared with the leaders of the bucket, the one matched last first;
+    it joins the first that is alike enough, otherwise it becomes a leader itself. At most MAX_LEADERS are
+    held; the one unmatched for longest leaves. That is linear in the size of the bucket. It can miss a pair
+    in a bucket of many dissimilar rows.
+
+    Args:
+        rows: Members of all buckets, as positions in the block of sets, int64.
+        starts: Where each bucket begins in `rows`, and the end of the last.
+        values: Members of the sets, ascending within a set, uint64.
+        bounds: Where each set begins and ends in `values`.
+        threshold: Lowest Jaccard similarity.
+        pairwise: Largest bucket that is compared pair by pair; 0 for leaders only.
+
+    Returns:
+        Pairs of positions, shape (2, m), without a cycle: m is less than the number of sets.
+    """
+    parents = np.arange(len(bounds) - 1)
+    edges = np.empty((2, len(bounds)), np.int64)
+    found = 0
+    for index in range(len(starts) - 1):
+        bucket = rows[starts[index] : starts[index + 1]]
+        if len(bucket) <= pairwise:
+            found = _join_pairwise(bucket, values, bounds, threshold, parents, edges, found)
+        else:
+            found = _join_leaders(bucket, values, bounds, threshold, parents, edges, found)
+    return edges[:, :found].copy()
+
+
+@compiled
+def label_components(edges: Int64s, count: int) -> Int64s:
+    """Connected components: for each of `count` nodes the smallest node of its component.
+
+    Args:
+        edges: Pairs of nodes below `count`, shape (2, m).
+        count: Number of nodes.
+    """
+    parents = np.arange(count)
+    for index in range(edges.shape[1]):
+        a, b = find_root(parents, edges[0, index]), find_root(parents, edges[1, index])
+        parents[max(a, b)] = min(a, b)
+    for node in range(count):
+        parents[node] = find_root(parents, node)
+    return parents
+
+
+@compiled
+def gather_sets(values: UInt64s, bounds: Int64s, positions: Int64s, result: UInt64s, filled: int) -> None:
+    """Copies the sets at some positions one after the other into `result` from `filled` on."""
+    for position in positions:
+        size = bounds[position + 1] - bounds[position]
+        result[filled : filled + size] = values[bounds[position] : bounds[position + 1]]
+        filled += size

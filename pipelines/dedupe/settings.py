@@ -1,0 +1,71 @@
+"""The `dedupe` section of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Scope = Literal["prompt", "response", "both"]
+GramUnit = Literal["word", "char"]
+
+
+class MinHashSettings(BaseModel):
+    """What counts as a near-duplicate: the `minhash` part of a recipe's `dedupe` section."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threshold: float = Field(
+        default=0.8, gt=0, le=1, description="lowest Jaccard similarity of two near-duplicates"
+    )
+    ngram: int = Field(default=5, ge=1, le=1000, description="words, or characters, in a shingle")
+    unit: GramUnit = Field(default="word", description="what ngram counts: word or char")
+    scope: Scope = Field(default="both", description="what is compared: prompt, response or both")
+    permutations: int = Field(default=128, ge=16, le=4096, description="numbers in a MinHash signature")
+
+
+class SourceRule(BaseModel):
+    """Keeps the member whose source comes first in a list; sources not in it come last."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: tuple[str, ...] = Field(min_length=1, description="sources, the preferred first")
+
+
+class HighestRule(BaseModel):
+    """Keeps the member with the highest number in a field of the input; rows without one come last."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    highest: str = Field(min_length=1, description="name of a field of the input rows")
+
+
+KeepRule = Literal["longest_response", "first"] | SourceRule | HighestRule
+
+
+class DedupeSettings(BaseModel):
+    """The `dedupe` section of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    exact: bool = Field(default=True, description="drop examples of equal normalised content")
+    minhash: MinHashSettings | None = Field(
+        default=None, description="also drop near-duplicates, exact ones included"
+    )
+    keep: tuple[KeepRule, ...] = Field(
+        default=("longest_response",),
+        description="which of a cluster stays, by rules of falling weight; ties and `first`: the smallest id",
+    )
+    against: tuple[str, ...] = Field(
+        default=(), description="outputs of earlier runs; rows that repeat one of theirs are dropped"
+    )
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _one_rule_is_a_list(cls, value: Any) -> Any:  # noqa: ANN401 - whatever the recipe says
+        return [value] if isinstance(value, str | dict) else value
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Input fields that the keep rules read, in order of name."""
+        return tuple(sorted({rule.highest for rule in self.keep if isinstance(rule, HighestRule)}))
