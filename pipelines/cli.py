@@ -275,14 +275,17 @@ def _rate(stage: dict[str, Any], key: str) -> str:
 
 def _counts_text(manifest: dict[str, Any]) -> str:
     counts, tokens = manifest["counts"], manifest["tokens"]
-    exact, near = counts["duplicates"]["exact"], counts["duplicates"]["near"]
-    selected_away = counts["dropped"] - exact - near - counts["not_scored"]
+    duplicates, contaminated = counts["duplicates"], counts["contaminated"]
+    copies = sum(duplicates.values())
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in duplicates.items() if number)
+    selected_away = counts["dropped"] - copies - contaminated - counts["not_scored"]
     share = 100 * counts["kept"] / max(counts["read"], 1)
     lines = [
         "",
         f"read       {counts['read']:>10,}",
         f"bad        {counts['bad']:>10,}",
-        f"duplicates {exact + near:>10,}  ({exact:,} exact, {near:,} near)",
+        *([f"evaluation {contaminated:>10,}  (hold items of evaluation sets)"] if contaminated else []),
+        f"duplicates {copies:>10,}" + (f"  ({kinds})" if kinds else ""),
         f"not scored {counts['not_scored']:>10,}",
         f"not chosen {selected_away:>10,}",
         f"kept       {counts['kept']:>10,}  ({share:.1f} % of the rows read)",

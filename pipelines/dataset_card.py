@@ -223,6 +223,14 @@ def _methods(recipe: Mapping[str, Any]) -> str:
 
 
 def _method_lines(recipe: Mapping[str, Any]) -> Iterator[str]:
+    if recipe.get("decontaminate"):
+        against = recipe["decontaminate"]["against"]
+        names = ", ".join(_inline(item["name"] or item["path"]) for item in against)
+        yield (
+            f"evaluation sets ({names}): rows with {recipe['decontaminate']['ngram']} words in sequence "
+            "or their whole prompt with an item (Brown et al. 2020, "
+            "[arXiv:2005.14165](https://arxiv.org/abs/2005.14165), appendix C)"
+        )
     dedupe = recipe.get("dedupe") or {}
     if dedupe.get("exact"):
         yield "exact duplicates: equal hash of the normalised conversation"

@@ -106,13 +106,36 @@ def _said(turn: dict[str, Any]) -> str:
 
 def _dropped(row: dict[str, Any]) -> list[str]:
     lines = [f"  DROPPED at stage {row['stage']}", f"  why       {row['reason']}"]
-    if row["duplicate_of"] is not None:
-        lines.append(f"  copy of   {row['duplicate_of']} (Jaccard similarity {row['similarity']:.3f})")
+    lines += _copy_of(row) + _eval_item(row)
     return [
         *lines,
         f"  from      {_place(row)}",
         f"  prompt:   {_shorten(row['prompt_excerpt'])}",
         f"  response: {_shorten(row['response_excerpt'])}",
+    ]
+
+
+def _copy_of(row: dict[str, Any]) -> list[str]:
+    if row["duplicate_of"] is None:
+        return []
+    measure = "cosine" if row["kind"] == "semantic" else "Jaccard"
+    lines = [f"  copy of   {row['duplicate_of']} ({measure} similarity {row['similarity']:.3f})"]
+    if row["duplicate_in"] is not None:
+        lines.append(f"  which is in the earlier output {row['duplicate_in']}")
+    return [*lines, f"  cluster   {row['cluster_size']:,} rows, the one that stays included"]
+
+
+def _eval_item(row: dict[str, Any]) -> list[str]:
+    if row["eval_set"] is None:
+        return []
+    what = {
+        "prompt": "its prompt is the item's prompt",
+        "ngram": f"it has {100 * (row['similarity'] or 0):.1f} % of the distinct n-grams of the item's text",
+    }
+    return [
+        f"  set       {row['eval_set']}, item {row['eval_item']}",
+        f"  match     {row['eval_match']}: {what.get(row['eval_match'], '')}",
+        f"  shared    {_shorten(row['eval_span'])}",
     ]
 
 
@@ -169,7 +192,8 @@ def _decision_columns(row: dict[str, Any], manifest: dict[str, Any]) -> list[str
         "stage",
         "duplicate_of",
     }
-    known |= {"similarity", "prompt_excerpt", "response_excerpt"}
+    known |= {"similarity", "prompt_excerpt", "response_excerpt", "kind", "duplicate_in", "cluster_size"}
+    known |= {"eval_set", "eval_item", "eval_match", "eval_span"}
     return [
         f"  {name:<15} {value:.6g}" if isinstance(value, float) else f"  {name:<15} {value}"
         for name, value in row.items()

@@ -25,6 +25,7 @@ from scorers.catalog import resolve, views_of
 if TYPE_CHECKING:
     from scorers.models.loading import LoadedModel
 
+_SCOPES = {"both": "prompt and response", "prompt": "the prompt", "response": "the response"}
 SAMPLE_ROWS = 200  # per input
 SAMPLE_BYTES = 1_000_000
 TIMED_SECONDS = 2.0
@@ -86,6 +87,10 @@ def plan_text(recipe: Recipe, limit: int | None = None) -> str:
         bad = f", {sample.bad} of the first {sample.seen:,} unreadable" if sample.bad else ""
         count = f"{len(sample.files)} files, {size / 1e6:,.1f} MB, about {sample.total:,} rows"
         lines.append(f"    {sample.files[0].source}: {count}{bad}")
+    if recipe.decontaminate:
+        names = ", ".join(eval_set.set_name for eval_set in recipe.decontaminate.against)
+        ngram = recipe.decontaminate.ngram
+        lines += ["decontaminate", f"    {ngram} words in sequence, or the whole prompt, of {names}"]
     lines += [
         "2 signatures, 3 clusters",
         f"    {_dedupe_text(recipe)}",
@@ -108,9 +113,12 @@ def _dedupe_text(recipe: Recipe) -> str:
     if recipe.dedupe.minhash:
         settings = recipe.dedupe.minhash
         parts.append(
-            f"MinHash near-duplicates (Jaccard >= {settings.threshold:g} over {settings.ngram}-word shingles)"
+            f"MinHash near-duplicates (Jaccard >= {settings.threshold:g} over shingles of {settings.ngram} "
+            f"{settings.unit}s of {_SCOPES[settings.scope]})"
         )
-    return " and ".join(parts) + f"; keeps the {recipe.dedupe.keep}" if parts else "no duplicate removal"
+    rules = ", then ".join(rule if isinstance(rule, str) else str(rule) for rule in recipe.dedupe.keep)
+    older = f"; also against {', '.join(recipe.dedupe.against)}" if recipe.dedupe.against else ""
+    return " and ".join(parts) + f"; keeps by {rules}{older}" if parts else "no duplicate removal"
 
 
 def _score_lines(recipe: Recipe, samples: Sequence[Sample]) -> Iterator[str]:

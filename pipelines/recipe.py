@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from connectors.readers import InputSpec
+from pipelines.decontaminate.settings import DecontaminateSettings
 from pipelines.dedupe.settings import DedupeSettings
 from pipelines.selectors.base import Selector
 from pipelines.selectors.catalog import parse_selector
@@ -53,6 +54,9 @@ class Recipe(BaseModel):
         None, description="the model that will be tuned; it computes the scores"
     )
     dedupe: DedupeSettings = Field(default_factory=lambda: DedupeSettings(), description="duplicate removal")
+    decontaminate: DecontaminateSettings | None = Field(
+        None, description="drop rows that hold items of evaluation sets"
+    )
     score: tuple[str, ...] = Field((), description="scorers to compute, see `winnow methods`")
     select: tuple[Any, ...] = Field(
         (), description="selectors, applied one after the other; none keeps every row"

@@ -22,7 +22,14 @@ from markupsafe import Markup
 from connectors.manifest import MANIFEST, read_manifest
 from connectors.shards import parquet_files, write_text
 from pipelines.charts import Floats, Picture, Region, histogram, plane, share_bar, waterfall_bar
-from pipelines.report_examples import bad_examples, dropped_examples, format_number, kept_examples, visible
+from pipelines.report_examples import (
+    bad_examples,
+    dropped_examples,
+    format_number,
+    kept_examples,
+    largest_clusters,
+    visible,
+)
 from pipelines.selectors.base import id_order
 from scorers.catalog import SCORERS
 
@@ -126,6 +133,7 @@ def write_report(out: Path, manifest: Mapping[str, Any] | None = None) -> Path:
         sources_hidden=len(sources[SOURCES_SHOWN:]),
         kept_examples=kept_examples(out, kept, texts["kept"], scores),
         dropped_examples=dropped_examples(out, kept, dropped, texts["dropped"], scores),
+        clusters=largest_clusters(out, kept, dropped),
         bad_examples=bad_examples(out, bad, texts["bad"]),
         recipe=yaml.safe_dump(manifest.get("recipe", {}), sort_keys=False, allow_unicode=True),
     )  # fmt: skip

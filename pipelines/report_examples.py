@@ -25,6 +25,9 @@ REASONS_WITH_EXAMPLES = 12
 
 _EXCERPTS = ("prompt_excerpt", "response_excerpt")
 _DECISIONS = ("quadrant", "grape_rank")
+_EVAL_FACTS = ("eval_item", "eval_match", "eval_span")
+CLUSTERS_SHOWN = 8
+MEMBERS_SHOWN = 2
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 
 
@@ -37,6 +40,16 @@ class ShownRow:
     response: str
     facts: list[tuple[str, str]]
     original: ShownRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterShown:
+    """A cluster of duplicates: how many rows, the one that stays, and a few of the others."""
+
+    size: int
+    keeper: str
+    kept: ShownRow | None  # None when it is in an earlier output
+    members: list[ShownRow]
 
 
 def visible(text: object, limit: int = EXCERPT_CHARS) -> str:
@@ -91,7 +104,7 @@ def _show(row: Mapping[str, Any], scores: Sequence[str], original: ShownRow | No
         prompt, response = prompt_text(row["messages"]), response_text(row["messages"])
     else:
         prompt, response = row.get("prompt_excerpt") or "", row.get("response_excerpt") or ""
-    names = [name for name in ("similarity", *_DECISIONS, *scores) if row.get(name) is not None]
+    names = [name for name in ("similarity", *_EVAL_FACTS, *_DECISIONS, *scores) if row.get(name) is not None]
     facts = [(name, row[name] if isinstance(row[name], str) else format_number(row[name])) for name in names]
     return ShownRow(row["id"], visible(prompt), visible(response), facts, original)
 
@@ -126,7 +139,9 @@ def dropped_examples(
     """
     chosen = _spread(dropped, reasons)
     rows = _rows_at(
-        out / "dropped", chosen, ["id", "duplicate_of", "similarity", *_EXCERPTS, *_DECISIONS, *scores]
+        out / "dropped",
+        chosen,
+        ["id", "duplicate_of", "similarity", *_EVAL_FACTS, *_EXCERPTS, *_DECISIONS, *scores],
     )
     ids = {row["duplicate_of"] for row in rows.values() if row.get("duplicate_of")}
     originals = _originals(out / "train", kept, ids) | _originals(out / "dropped", dropped, ids)
@@ -134,6 +149,36 @@ def dropped_examples(
         reason: [_show(rows[p], scores, originals.get(rows[p].get("duplicate_of"))) for p in positions]
         for reason, positions in chosen.items()
     }
+
+
+def largest_clusters(out: Path, kept: pa.Table, dropped: pa.Table) -> list[ClusterShown]:
+    """The clusters of the most duplicates, the largest first.
+
+    Args:
+        out: Folder of the run.
+        kept: Column id of all of OUT/train.
+        dropped: Columns id and duplicate_of of all of OUT/dropped.
+    """
+    copies = dropped["duplicate_of"].combine_chunks()
+    groups = pc.value_counts(copies.drop_null()).to_pylist()
+    groups.sort(key=lambda group: (-group["counts"], group["values"]))
+    chosen = {
+        group["values"]: np.flatnonzero(pc.equal(copies, group["values"]).fill_null(False))[:MEMBERS_SHOWN]
+        for group in groups[:CLUSTERS_SHOWN]
+    }
+    positions = {keeper: found.tolist() for keeper, found in chosen.items()}
+    rows = _rows_at(out / "dropped", positions, ["id", "similarity", *_EXCERPTS])
+    ids = set(positions)
+    keepers = _originals(out / "train", kept, ids) | _originals(out / "dropped", dropped, ids)
+    return [
+        ClusterShown(
+            size=group["counts"] + 1,
+            keeper=group["values"],
+            kept=keepers.get(group["values"]),
+            members=[_show(rows[position], ()) for position in positions[group["values"]]],
+        )
+        for group in groups[:CLUSTERS_SHOWN]
+    ]
 
 
 def bad_examples(out: Path, bad: pa.Table, reasons: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

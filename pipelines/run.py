@@ -115,6 +115,10 @@ def _drop(
             stages.append(stage)
             _report(space.progress, stage)
 
+    if recipe.decontaminate is not None:
+        from pipelines.decontaminate.stage import decontaminate
+
+        add(decontaminate(space, recipe.decontaminate, units, ingested))
     add(*dedupe(space, recipe.dedupe, units, ingested, _dropping(stages)))
     return stages
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.examples import response_text
-from pipelines.dedupe.hashing import HYPHEN, LONE, SPACE, WORD, Int64s, UInt8s, UInt64s, hash_rows
+from pipelines.dedupe.hashing import BREAK, HYPHEN, LONE, SPACE, WORD, Int64s, UInt8s, UInt64s, hash_rows
 from pipelines.dedupe.settings import GramUnit, Scope
 
 _LONE_RANGES = (
@@ -68,17 +68,18 @@ def hash_shingles(
         Hashes of all rows, uint64, shape (m,), those of one row distinct and ascending; and where each row's
         begin and end, int64, shape (rows + 1,).
     """
-    return hash_texts(*_scope_texts(messages, scope), ngram, unit, distinct=True)
+    return hash_texts(*scope_texts(messages, scope), ngram, unit, distinct=True)
 
 
 def hash_ngrams(
-    messages: pa.ChunkedArray, scope: Scope = "both", ngram: int = 5, unit: GramUnit = "word"
+    messages: pa.ChunkedArray, scope: Scope = "both", ngram: int = 5, *, operators: bool = True
 ) -> tuple[UInt64s, Int64s]:
-    """The n-grams of each conversation in the order of the text, repeats included; else as `hash_shingles`.
+    """The word n-grams of each conversation in the order of the text, repeats included.
 
     The k-th hash of a row is that of its words k to k + ngram (all of them when it has fewer than ngram).
+    Without `operators` they only separate words; all else is as in `hash_shingles`.
     """
-    return hash_texts(*_scope_texts(messages, scope), ngram, unit, distinct=False)
+    return hash_texts(*scope_texts(messages, scope), ngram, distinct=False, operators=operators)
 
 
 def hash_texts(
@@ -88,6 +89,7 @@ def hash_texts(
     unit: GramUnit = "word",
     *,
     distinct: bool = True,
+    operators: bool = True,
 ) -> tuple[UInt64s, Int64s]:
     """The n-grams of texts, or of runs of consecutive texts.
 
@@ -97,6 +99,7 @@ def hash_texts(
         ngram: Words or characters in an n-gram.
         unit: What n counts.
         distinct: Each row's hashes once and ascending; False: in text order, repeats included.
+        operators: Whether operators are words.
 
     Returns:
         As `hash_shingles`.
@@ -109,8 +112,41 @@ def hash_texts(
         spans = np.stack([bounds[:-1], bounds[1:]], axis=1)
     return hash_rows(
         data, starts, stops, np.ascontiguousarray(spans, np.int64), ngram, unit == "char", distinct,
-        character_classes(), _word_bytes(),
+        character_classes(operators), _word_bytes(),
     )  # fmt: skip
+
+
+def split_words(text: str, *, operators: bool = True) -> list[str]:
+    """The words of a text as Python strings, for the few texts that are shown or compared word by word.
+
+    Without `operators` they only separate words.
+
+    Example:
+        >>> split_words("What is 2-3? 你好 well-known")
+        ['what', 'is', '2', '-', '3', '你', '好', 'well', 'known']
+    """
+    classes = character_classes(operators)
+    text = unicodedata.normalize("NFC", text).lower()
+    words: list[str] = []
+    run = ""
+    for index, character in enumerate(text):
+        kind = classes[ord(character)] if ord(character) < len(classes) else None
+        if kind == WORD:
+            run += character
+            continue
+        if run:
+            words.append(run)
+            run = ""
+        if kind == LONE or (kind == HYPHEN and _digit_after(text, index + 1)):
+            words.append(character)
+    return [*words, run] if run else words
+
+
+def _digit_after(text: str, at: int) -> bool:
+    """Whether a digit follows, after at most one white space; of ASCII both."""
+    rest = text[at : at + 2]
+    rest = rest[1:] if rest[:1].isascii() and rest[:1].isspace() else rest[:1]
+    return rest.isascii() and rest.isdigit()
 
 
 def _normal_bytes(texts: pa.Array) -> tuple[UInt8s, UInt64s, UInt64s]:
@@ -139,7 +175,7 @@ def _bytes_of(texts: pa.Array) -> tuple[UInt8s, UInt64s]:
     return used, np.asarray(bounds).astype(np.uint64) - np.uint64(first)
 
 
-def _scope_texts(messages: pa.ChunkedArray, scope: Scope) -> tuple[pa.Array, Int64s]:
+def scope_texts(messages: pa.ChunkedArray, scope: Scope) -> tuple[pa.Array, Int64s]:
     """The turns of all conversations and the span of turns of each that the scope covers."""
     column = messages.combine_chunks() if isinstance(messages, pa.ChunkedArray) else messages
     turns = column.flatten()
@@ -162,8 +198,12 @@ def _scope_texts(messages: pa.ChunkedArray, scope: Scope) -> tuple[pa.Array, Int
 
 
 @lru_cache
-def character_classes() -> UInt8s:
+def character_classes(operators: bool = True) -> UInt8s:
     """Class of each code point below _TABLE_SIZE: break, word, lone word (operators too), hyphen or space."""
+    if not operators:
+        plain = character_classes().copy()
+        plain[[ord(operator) for operator in _OPERATORS + "-"]] = BREAK
+        return plain
     classes = np.zeros(_TABLE_SIZE, np.uint8)
     for code in range(0x20000):  # the supplementary ideographs beyond are all in _LONE_RANGES
         character = chr(code)

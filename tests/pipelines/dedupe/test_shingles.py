@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.dedupe.hashing import UInt64s, sort_hashes
-from pipelines.dedupe.shingles import hash_ngrams, hash_shingles, hash_texts
+from pipelines.dedupe.shingles import hash_ngrams, hash_shingles, hash_texts, split_words
 from tests.pipelines.dedupe.reference import grams_of, words_of
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -64,7 +64,7 @@ def turns(*contents: str, calls: list[tuple[str, str]] | None = None) -> pa.Chun
     ],
 )
 def test_words_are_what_the_docstring_says(text: str, words: list[str]) -> None:
-    assert words_of(text) == words
+    assert words_of(text) == words == split_words(text)
     one_by_one = [ordered(word)[0] for word in words]
     assert ordered(text) == (one_by_one or ordered(text))
     assert len(set(one_by_one)) == len(set(words))
@@ -142,7 +142,14 @@ def test_the_scope_chooses_turns_and_a_turn_ends_a_word() -> None:
     assert hash_shingles(column, "both", 1)[0].tolist() == shingles("one two three four five", 1).tolist()
     assert hash_shingles(column, "prompt", 2)[0].tolist() == shingles("one two three", 2).tolist()
     assert hash_shingles(column, "response", 2)[0].tolist() == shingles("four five", 2).tolist()
-    assert hash_ngrams(turns("ab", "cd"), "both", 9, "char")[0].tolist() == ordered("ab cd", 9, "char")
+    assert hash_shingles(turns("ab", "cd"), "both", 9, "char")[0].tolist() == ordered("ab cd", 9, "char")
+
+
+def test_ngrams_come_in_the_order_of_the_text_and_may_pass_over_operators() -> None:
+    column = turns("b a + b", "a b a")
+    assert hash_ngrams(column, "both", 2)[0].tolist() == ordered("b a + b a b a", 2)
+    assert hash_ngrams(column, "both", 2, operators=False)[0].tolist() == ordered("b a b a b a", 2)
+    assert split_words("3 - 4 < x-1", operators=False) == ["3", "4", "x", "1"]
 
 
 def test_tool_calls_are_part_of_their_turn() -> None:

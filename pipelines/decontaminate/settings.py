@@ -1,0 +1,79 @@
+"""The `decontaminate` section of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pipelines.dedupe.settings import Scope
+
+KNOWN_NAMES = ("gsm8k", "gsm_hard", "math500", "humaneval", "mbpp", "truthfulqa", "mt_bench")
+
+
+class EvalSet(BaseModel):
+    """One evaluation set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = Field(
+        default=None, min_length=1, description=f"a known set ({', '.join(KNOWN_NAMES)}), or any name"
+    )
+    path: str | None = Field(
+        default=None, description="file, folder or glob; default for a known set: the Hugging Face hub"
+    )
+    fields: dict[str, str] = Field(
+        default_factory=dict, description="`prompt` and `response`: names of the fields that hold them"
+    )
+
+    @field_validator("fields")
+    @classmethod
+    def _known_fields(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name not in ("prompt", "response"):
+                raise ValueError(f"unknown field name {name!r}; wanted prompt or response")
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Self:
+        if self.path is None and self.name not in KNOWN_NAMES:
+            raise ValueError(
+                f"set {self.name!r} is not one of {', '.join(KNOWN_NAMES)}, so it needs a `path`"
+            )
+        return self
+
+    @property
+    def set_name(self) -> str:
+        """The name, or one made from the path."""
+        if self.name:
+            return self.name
+        return str(self.path).rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
+
+
+class DecontaminateSettings(BaseModel):
+    """Which rows count as contaminated by evaluation sets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    against: tuple[EvalSet, ...] = Field(min_length=1, description="the evaluation sets")
+    ngram: int = Field(
+        default=13, ge=5, le=100, description="words that a row and an item must share in sequence"
+    )
+    scope: Scope = Field(default="both", description="part of a row that is searched: prompt, response, both")
+    exact_prompt: bool = Field(default=True, description="drop rows whose prompt is an item's prompt")
+
+    @field_validator("against", mode="before")
+    @classmethod
+    def _names_are_sets(cls, value: Any) -> Any:  # noqa: ANN401 - whatever the recipe says
+        items = [value] if isinstance(value, str | dict) else value
+        if not isinstance(items, list | tuple):
+            return items
+        return [{"name": item} if isinstance(item, str) else item for item in items]
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [item.set_name for item in self.against]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two evaluation sets are called {name!r}; give each its own `name`")
+        return self
