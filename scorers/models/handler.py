@@ -14,6 +14,7 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
+from scorers.models.ipc import from_ipc, to_ipc
 from scorers.models.loading import LoadedModel, load_model
 from scorers.models.scoring import OnRows, Stats, score_examples
 from scorers.models.settings import ModelSettings
@@ -37,8 +38,7 @@ class ScoringBatch:
         return int(self.examples.num_rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Pickling a slice writes all of the batch it was cut from; Arrow's own format writes the slice.
-        return _scoring_batch_from_ipc, (self.unit, _to_ipc(self.examples))
+        return _scoring_batch_from_ipc, (self.unit, to_ipc(self.examples))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ScoredBatch:
         return int(self.scores.num_rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _scored_batch_from_ipc, (self.unit, _to_ipc(self.scores), self.stats)
+        return _scored_batch_from_ipc, (self.unit, to_ipc(self.scores), self.stats)
 
 
 class CausalLMHandler(ModelHandler[ScoringBatch, ScoredBatch, LoadedModel]):
@@ -128,20 +128,9 @@ def _count(stats: Stats) -> None:
         Metrics.counter(METRICS_NAMESPACE, name).inc(value)
 
 
-def _to_ipc(batch: pa.RecordBatch) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
-
-
-def _from_ipc(data: bytes) -> pa.RecordBatch:
-    return pa.ipc.open_stream(data).read_next_batch()
-
-
 def _scoring_batch_from_ipc(unit: str, data: bytes) -> ScoringBatch:
-    return ScoringBatch(unit, _from_ipc(data))
+    return ScoringBatch(unit, from_ipc(data))
 
 
 def _scored_batch_from_ipc(unit: str, data: bytes, stats: Stats) -> ScoredBatch:
-    return ScoredBatch(unit, _from_ipc(data), stats)
+    return ScoredBatch(unit, from_ipc(data), stats)

@@ -92,7 +92,7 @@ def fingerprint(settings: ModelSettings) -> dict[str, str | int | None]:
     Raises:
         ValueError: If the folder or hub id cannot be read.
     """
-    folder = _folder(settings)
+    folder = model_folder(settings)
     is_local = Path(settings.path).is_dir()
     device = resolve_device(settings)
     tokenizer = [folder / name for name in _TOKENIZER_FILES]
@@ -156,7 +156,7 @@ def _read(settings: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
     """The tokenizer and the model, as transformers loads them."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    _refuse_pickles(settings)
+    refuse_pickles(settings)
     source = {"pretrained_model_name_or_path": settings.path, "revision": settings.revision or "main"}
     try:
         with _no_progress_bar():
@@ -179,7 +179,8 @@ def _read(settings: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _refuse_pickles(settings: ModelSettings) -> None:
+def refuse_pickles(settings: ModelSettings) -> None:
+    """Raises ValueError for a folder without safetensors weights."""
     folder = Path(settings.path)
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return
@@ -266,8 +267,8 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _folder(settings: ModelSettings) -> Path:
-    """The model's files on this machine: the folder itself, or the hub's snapshot without its weights."""
+def model_folder(settings: ModelSettings, *, weights: bool = False) -> Path:
+    """The model's files on this machine: the folder itself, or the hub's snapshot; weights when asked for."""
     if Path(settings.path).is_dir():
         return Path(settings.path)
     import huggingface_hub
@@ -276,7 +277,7 @@ def _folder(settings: ModelSettings) -> Path:
         snapshot = huggingface_hub.snapshot_download(
             settings.path,
             revision=settings.revision,
-            allow_patterns=["*.json", "*.jinja", "*.model", "*.txt"],
+            allow_patterns=["*.json", "*.jinja", "*.model", "*.txt", *(["*.safetensors"] if weights else [])],
         )
     except (OSError, ValueError) as error:
         raise ValueError(

@@ -198,7 +198,7 @@ def _outcomes(
             yield batch, forward_or_fail(model.network, batch.sequences, batch.outputs)
         return
     before = torch.get_num_threads()
-    with ThreadPoolExecutor(max(1, threads), initializer=_one_torch_thread) as pool:
+    with ThreadPoolExecutor(max(1, threads), initializer=one_torch_thread) as pool:
         pending: dict[Future[list[RowOutputs | RowFailure]], _MicroBatch] = {
             pool.submit(forward_or_fail, model.network, batch.sequences, batch.outputs): batch
             for batch in micro_batches
@@ -211,7 +211,7 @@ def _outcomes(
             torch.set_num_threads(before)
 
 
-def _one_torch_thread() -> None:
+def one_torch_thread() -> None:
     """Makes torch use one thread inside operations called from this thread.
 
     The setting is per thread, but a thread's first operation takes it from a process-wide default, which

@@ -47,3 +47,41 @@ class ModelSettings(BaseModel):
     batch_tokens: int | None = Field(
         default=None, ge=1, description="padded tokens in one forward call; null: chosen for the device"
     )
+
+
+class EmbeddingSettings(BaseModel):
+    """A model that turns texts into vectors, as a recipe states it.
+
+    Three kinds are told apart by the files of the folder: static embeddings (model2vec),
+    sentence-transformers, and causal language models, whose last hidden states are averaged. Only safetensors
+    weights are read, and code that comes with a model is never run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(min_length=1, description="folder or Hugging Face hub id of an embedding model or LM")
+    revision: str | None = Field(
+        default=None, description="branch, tag or commit on the hub; a folder has none"
+    )
+    scope: Literal["prompt", "response", "both"] = Field(
+        default="both", description="which text of an example is embedded"
+    )
+    max_tokens: int = Field(default=512, ge=1, description="longer texts are cut; they are counted")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="precision of a transformer; auto: float32 on CPU, bfloat16 on CUDA"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: CUDA where there is one"
+    )
+    batch_tokens: int = Field(default=4096, ge=1, description="padded tokens in one forward call")
+
+    @property
+    def model(self) -> ModelSettings:
+        """The same folder as a language model; plain text is embedded, so no template is used."""
+        return ModelSettings(
+            path=self.path,
+            revision=self.revision,
+            dtype=self.dtype,
+            device=self.device,
+            chat_template="plain",
+        )
