@@ -130,13 +130,14 @@ def _eval_item(row: dict[str, Any]) -> list[str]:
         return []
     what = {
         "prompt": "its prompt is the item's prompt",
+        "embedding": f"the cosine of their embeddings is {row['similarity'] or 0:.3f}",
         "ngram": f"it has {100 * (row['similarity'] or 0):.1f} % of the distinct n-grams of the item's text",
     }
-    return [
+    lines = [
         f"  set       {row['eval_set']}, item {row['eval_item']}",
-        f"  match     {row['eval_match']}: {what.get(row['eval_match'], '')}",
-        f"  shared    {_shorten(row['eval_span'])}",
+        f"  match     {row['eval_match']}: {what[row['eval_match']]}",
     ]
+    return [*lines, f"  shared    {_shorten(row['eval_span'])}"] if row["eval_span"] else lines
 
 
 def _place(row: dict[str, Any]) -> str:

@@ -120,6 +120,14 @@ def _drop(
 
         add(decontaminate(space, recipe.decontaminate, units, ingested))
     add(*dedupe(space, recipe.dedupe, units, ingested, _dropping(stages)))
+    if recipe.dedupe.semantic is not None:
+        from pipelines.dedupe.semantic import semantic_duplicates  # loads torch
+
+        add(
+            *semantic_duplicates(
+                space, recipe.dedupe.semantic, recipe.seed, units, [ingested], _dropping(stages)
+            )
+        )
     return stages
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from connectors.examples import BadRow, prompt_text, response_text
+from connectors.fields import layout_of
 from connectors.readers import InputFile, InputSpec, find_files, read_examples, read_rows
 from pipelines.decontaminate.settings import EvalSet
 
@@ -86,56 +87,90 @@ def set_files(eval_set: EvalSet, base: Path) -> list[InputFile]:
     return find_files(spec, base)
 
 
+def stated_fields(eval_set: EvalSet) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The names that the prompt and the response may have; None: found as those of an input are."""
+    if eval_set.fields:
+        prompt, response = (eval_set.fields.get(part) for part in ("prompt", "response"))
+        return (prompt,) if prompt else (), (response,) if response else ()
+    known = KNOWN_SETS.get(eval_set.set_name)
+    return (known.prompt, known.response) if known else None
+
+
+def chosen_fields(eval_set: EvalSet, files: list[InputFile]) -> str:
+    """Which fields of a set are read, in words, by its first row that can be read."""
+    row = next((row for file in files for _, row, _ in read_rows(file) if not isinstance(row, BadRow)), {})
+    stated = stated_fields(eval_set)
+    if stated is None:
+        try:
+            layout = layout_of(tuple(row))
+        except BadRow:
+            return "no known fields"  # reading the items says what is wrong
+        pair = [layout.names.get(part) for part in ("prompt", "response")]
+        if None in pair or layout.format not in ("alpaca", "prompt_completion", "question_answer"):
+            return f"read as format {layout.format}"
+    else:
+        pair = [next((name for name in names if name in row), None) for names in stated]
+    texts = zip(("prompt", "response"), pair, strict=True)
+    return ", ".join(f"{part} from `{name}`" if name else f"no {part}" for part, name in texts)
+
+
 def read_items(eval_set: EvalSet, files: list[InputFile]) -> Iterator[EvalItem]:
     """The items of an evaluation set.
 
     Raises:
-        ValueError: If a row cannot be read, or has none of the fields: what is not read is not searched for,
-            so that a set with such a row is refused.
+        ValueError: If a row cannot be read, or has no text in the fields: what is not read is not searched
+            for, so that a set with such a row is refused.
     """
-    known = KNOWN_SETS.get(eval_set.set_name)
-    if eval_set.fields:
-        prompt: tuple[str, ...] = (eval_set.fields["prompt"],) if "prompt" in eval_set.fields else ()
-        response: tuple[str, ...] = (eval_set.fields["response"],) if "response" in eval_set.fields else ()
-    elif known is not None:
-        prompt, response = known.prompt, known.response
-    else:
+    stated = stated_fields(eval_set)
+    if stated is None:
         for file in files:
             yield from _detected_items(eval_set, file)
         return
+    prompt, response = stated
     for file in files:
         for number, row, _ in read_rows(file):
-            where = f"decontaminate: set {eval_set.set_name}, {file.path}, row {number}"
+            where = _where(eval_set, file, number)
             if isinstance(row, BadRow):
                 raise ValueError(f"{where}: {row}. Mend or remove the row.")
-            asked, answered = _field(row, prompt), _field(row, response)
-            if asked is None and answered is None:
+            asked, answered = _field(row, prompt, where), _field(row, response, where)
+            if not asked and not answered:
                 raise ValueError(
                     f"{where}: found the fields {', '.join(row)}, wanted one of "
-                    f"{', '.join((*prompt, *response))}. Give `fields: {{prompt: ..., response: ...}}`."
+                    f"{', '.join((*prompt, *response))} with a text in it. "
+                    "Give `fields: {prompt: ..., response: ...}`, or mend the row."
                 )
-            yield EvalItem(eval_set.set_name, f"{file.name}:{number}", asked or "", answered or "")
+            yield EvalItem(eval_set.set_name, f"{file.name}:{number}", asked, answered)
 
 
 def _detected_items(eval_set: EvalSet, file: InputFile) -> Iterator[EvalItem]:
     for read in read_examples(file):
         if read.kind == "bad":
             raise ValueError(
-                f"decontaminate: set {eval_set.set_name}, {file.path}, row {read.row['row']}: "
-                f"{read.row['reason']} ({read.row['detail']}). "
+                f"{_where(eval_set, file, read.row['row'])}: {read.row['reason']} ({read.row['detail']}). "
                 "Give `fields: {prompt: ..., response: ...}`, or mend the row."
             )
-        name = read.row["id"].removeprefix(f"{file.source}/")
+        # an id fills the row number up with zeros, and may name a part of the row
+        number, slash, part = read.row["id"].removeprefix(f"{file.source}/{file.name}:").partition("/")
         turns = read.row["messages"]
-        yield EvalItem(eval_set.set_name, name, prompt_text(turns), response_text(turns))
+        item = f"{file.name}:{int(number)}{slash}{part}"
+        yield EvalItem(eval_set.set_name, item, prompt_text(turns), response_text(turns))
 
 
-def _field(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    """The text of the first of the fields that is there; the texts of a list one per line."""
+def _where(eval_set: EvalSet, file: InputFile, number: int | None) -> str:
+    place = "" if number is None else f", row {number}"
+    return f"decontaminate: set {eval_set.set_name}, {file.path}{place}"
+
+
+def _field(row: dict[str, Any], names: tuple[str, ...], where: str) -> str:
+    """The text of the first of the fields that is there, else ""; the texts of a list one per line."""
     for name in names:
         value = row.get(name)
-        if isinstance(value, list):
-            value = "\n".join(str(part) for part in value)
+        parts = value if isinstance(value, list) else [value]
+        if any(isinstance(part, dict | list) for part in parts):
+            raise ValueError(
+                f"{where}: field {name!r} holds nested values, wanted a text or a list of texts. "
+                "Leave out `fields` and `name` a set of your own to have its format found."
+            )
         if value is not None:
-            return str(value)
-    return None
+            return "\n".join(str(part) for part in parts if part is not None)
+    return ""

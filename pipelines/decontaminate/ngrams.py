@@ -9,13 +9,14 @@ punctuation and white space do not count. Ours:
 - a prompt or response of fewer than n words has no n-gram; such a prompt is found by equality only;
 - a prompt equals an item's when all its words do, operators too, and it has at least MIN_PROMPT_WORDS; the
   turn before the response counts as well as the whole prompt, so that a system message hides nothing;
-- of several hits of a row the one given is the equal prompt, then the largest share of the item's distinct
-  n-grams, then the first set and item. Every hit is checked word by word, so that no hash decides.
+- of several hits of a row the one given is the equal prompt, then the largest share of the distinct n-grams
+  of the item's prompt or response, then the first set and item. Every hit is checked word by word, so that
+  no hash decides.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,9 +45,10 @@ class Hit:
     Attributes:
         row: Position of the row.
         item: Position of the item.
-        match: "prompt" (the whole prompt) or "ngram".
-        span: The longest run of shared words, lower case, one blank between words.
-        share: Share of the distinct n-grams of the item's part that the row has; 1 for a whole prompt.
+        match: "prompt" (the whole prompt), "ngram" or "embedding".
+        span: The longest run of shared words, lower case, one blank between words; empty for an embedding.
+        share: Share of the distinct n-grams of the item's part that the row has; 1 for a whole prompt; the
+            cosine for an embedding.
     """
 
     row: int
@@ -119,12 +121,13 @@ class EvalIndex:
         hits = {hit.row: hit for hit in self._prompt_hits(messages)}
         values, bounds = hash_ngrams(messages, self._settings.scope, self._settings.ngram, operators=False)
         positions, grams = _probe(values, self._grams_sorted, self._filter)
-        rows = np.searchsorted(bounds, positions, "right") - 1
-        for row in np.unique(rows).tolist():
+        rows = np.searchsorted(bounds, positions, "right") - 1  # ascending
+        edges = [*np.flatnonzero(np.diff(rows, prepend=-1)).tolist(), len(rows)]
+        for first, end in itertools.pairwise(edges):
+            row = int(rows[first])
             if row in hits:
                 continue
-            chosen = rows == row
-            hit = self._ngram_hit(row, messages, positions[chosen] - bounds[row], grams[chosen])
+            hit = self._ngram_hit(row, messages, positions[first:end] - bounds[row], grams[first:end])
             if hit is not None:
                 hits[row] = hit
         return [hits[row] for row in sorted(hits)]
@@ -136,7 +139,8 @@ class EvalIndex:
         known = np.array(list(self._prompts), np.uint64)
         last_turn = np.stack([np.maximum(spans[:, 1] - 1, spans[:, 0]), spans[:, 1]], axis=1)
         candidates: dict[int, None] = {}
-        for parts in (spans, last_turn):
+        # with one turn before each response, both are the same
+        for parts in [spans] if np.array_equal(spans, last_turn) else [spans, last_turn]:
             values, _ = hash_texts(texts, parts, _WHOLE)
             candidates |= dict.fromkeys(np.flatnonzero(np.isin(values, known)).tolist())
         for row in candidates:
@@ -163,23 +167,22 @@ class EvalIndex:
             grams: Which n-gram of the index it is.
         """
         distinct = np.unique(grams)
-        counts = Counter(
-            int(part)
-            for gram in distinct
-            for part in self._parts[self._starts[gram] : self._starts[gram + 1]]
-        )
-        ranked = sorted(counts, key=lambda part: (-counts[part] / self._sizes[part], part))
+        counts = self._starts[distinct + 1] - self._starts[distinct]
+        skipped = np.repeat(self._starts[distinct] - np.cumsum(counts) + counts, counts)
+        parts = self._parts[np.arange(len(skipped)) + skipped]  # of each distinct n-gram, one after the other
+        owned = np.repeat(distinct, counts)
+        found, sizes = np.unique(parts, return_counts=True)
+        shares = sizes / self._sizes[found]
         turns = _messages_of(messages, row)
         scope = {"prompt": prompt_text, "response": response_text}.get(self._settings.scope)
         words = _plain_words(scope(turns) if scope else f"{prompt_text(turns)}\n{response_text(turns)}")
-        for part in ranked:
-            own = np.array([part in self._parts[self._starts[g] : self._starts[g + 1]] for g in grams])
-            run = _longest_run(np.unique(at[own]), words, self._settings.ngram)
-            # N-grams that follow each other in the row may stand apart in the item.
-            for span in (run, run[: self._settings.ngram]):
-                if _contains(_plain_words(self._texts[part]), span):
-                    share = float(counts[part] / self._sizes[part])
-                    return Hit(row, part // 2, "ngram", " ".join(span), share)
+        for best in np.lexsort((found, -shares)).tolist():
+            part = int(found[best])
+            starts = at[np.isin(grams, owned[parts == part])]
+            item_words = _plain_words(self._texts[part])
+            span = _longest_shared(starts, words, item_words, self._settings.ngram)
+            if span:
+                return Hit(row, part // 2, "ngram", " ".join(span), float(shares[best]))
         return None
 
 
@@ -192,18 +195,45 @@ def _messages_of(messages: pa.ChunkedArray, row: int) -> list[Any]:
     return turns
 
 
-def _longest_run(starts: Int64s, words: list[str], ngram: int) -> list[str]:
-    """Words of the longest run of n-grams that begin one word after the other; the first of equal ones."""
-    breaks = np.flatnonzero(np.diff(starts) != 1) + 1
-    runs = np.split(starts, breaks)
-    longest = max(runs, key=len)  # the first of equal length
-    return words[int(longest[0]) : int(longest[-1]) + ngram]
+def _longest_shared(starts: Int64s, words: list[str], item_words: list[str], ngram: int) -> list[str]:
+    """The longest run of words that stands in the item too, the first of equal ones.
+
+    Args:
+        starts: First word of each n-gram of the row that seems to be the item's, ascending.
+        words: Words of the row.
+        item_words: Words of the item.
+        ngram: Words in an n-gram.
+
+    Returns:
+        The run; empty when not even n words are shared, so that only hashes were equal.
+    """
+    text = f" {' '.join(item_words)} "
+    runs = np.split(starts, np.flatnonzero(np.diff(starts) != 1) + 1)
+    best: list[str] = []
+    for run in sorted(runs, key=len, reverse=True):
+        first, end = int(run[0]), int(run[-1]) + ngram
+        if end - first <= len(best):
+            break
+        best = max(best, _longest_within(words[first:end], text), key=len)
+    return best if len(best) >= ngram else []
 
 
-def _contains(words: list[str], span: list[str]) -> bool:
-    """Whether a text has the span's words in sequence."""
-    text, wanted = f" {' '.join(words)} ", f" {' '.join(span)} "
-    return wanted in text
+def _longest_within(run: list[str], text: str) -> list[str]:
+    """The longest part of a run that a text has: n-grams that follow each other may stand apart in it."""
+
+    def stands(first: int, end: int) -> bool:
+        return f" {' '.join(run[first:end])} " in text
+
+    if stands(0, len(run)):
+        return run
+    best = (0, 0)
+    first = 0
+    for end in range(1, len(run) + 1):
+        while first < end and not stands(first, end):
+            first += 1
+        if end - first > best[1] - best[0]:
+            best = (first, end)
+    return run[best[0] : best[1]]
 
 
 def _make_filter(grams: UInt64s) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipelines.dedupe.settings import Scope
+from scorers.models.settings import EmbeddingSettings
 
 KNOWN_NAMES = ("gsm8k", "gsm_hard", "math500", "humaneval", "mbpp", "truthfulqa", "mt_bench")
 
@@ -50,6 +51,17 @@ class EvalSet(BaseModel):
         return str(self.path).rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
 
 
+class EmbeddingMatch(BaseModel):
+    """Which rows are near an item in meaning, whatever their words."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: EmbeddingSettings = Field(
+        description="embedding model; its scope is what is compared, of row and item alike"
+    )
+    threshold: float = Field(default=0.9, gt=0, le=1, description="lowest cosine of row and item")
+
+
 class DecontaminateSettings(BaseModel):
     """Which rows count as contaminated by evaluation sets."""
 
@@ -61,6 +73,9 @@ class DecontaminateSettings(BaseModel):
     )
     scope: Scope = Field(default="both", description="part of a row that is searched: prompt, response, both")
     exact_prompt: bool = Field(default=True, description="drop rows whose prompt is an item's prompt")
+    embedding: EmbeddingMatch | None = Field(
+        default=None, description="also drop rows whose embedding is near an item's"
+    )
 
     @field_validator("against", mode="before")
     @classmethod

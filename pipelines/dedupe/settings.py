@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from pipelines.dedupe.semantic_settings import SemanticSettings
+
 Scope = Literal["prompt", "response", "both"]
 GramUnit = Literal["word", "char"]
 
@@ -51,6 +53,9 @@ class DedupeSettings(BaseModel):
     exact: bool = Field(default=True, description="drop examples of equal normalised content")
     minhash: MinHashSettings | None = Field(
         default=None, description="also drop near-duplicates, exact ones included"
+    )
+    semantic: SemanticSettings | None = Field(
+        default=None, description="also drop what means the same, by embeddings"
     )
     keep: tuple[KeepRule, ...] = Field(
         default=("longest_response",),

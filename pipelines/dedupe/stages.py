@@ -161,7 +161,7 @@ def dedupe(
         space,
         "clusters",
         {
-            "dedupe": settings.model_dump(mode="json"),
+            "dedupe": settings.model_dump(mode="json", exclude={"semantic"}),
             "older": [o.stage.key for o in older],
         },
         [signatures, *left_out],

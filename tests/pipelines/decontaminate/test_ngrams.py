@@ -111,6 +111,96 @@ def test_a_collision_of_hashes_is_no_hit(monkeypatch: pytest.MonkeyPatch) -> Non
     assert index.find(examples(rows)["messages"]) == []
 
 
+def test_the_span_is_the_longest_run_of_the_item_even_where_the_row_repeats_its_words() -> None:
+    # all n-grams of the row follow each other and are the item's; its first 11 words are not one run of it
+    repeated = item(f"{words(1, 2, 3, 4, 5, 6)} x {words(2, 3, 4, 5, 6, 7, 8)}")
+    [hit] = find([("x", words(1, 2, 3, 4, 5, 6, 7, 8))], [repeated])
+    assert hit.span == words(2, 3, 4, 5, 6, 7, 8)
+
+
+@pytest.mark.parametrize(("shared", "ngram"), [(13, 13), (8, 8)])
+def test_the_offered_lengths_hit_at_n_words_and_not_at_one_fewer(shared: int, ngram: int) -> None:
+    eval_item = item(words(*range(40)))
+    rows = [("x", f"before {words(*range(count))} after") for count in (shared, shared - 1)]
+    assert [hit.row for hit in find(rows, [eval_item], ngram=ngram)] == [0]
+
+
+def test_a_prompt_of_fewer_than_n_words_is_found_only_as_the_whole_prompt() -> None:
+    short = "What colour is the sky?"
+    rows = [(short, "Blue."), (f"{short} Think first.", "Blue."), ("x", short)]
+    assert [hit.row for hit in find(rows, [item(short, "Blue it is")], ngram=13)] == [0]
+
+
+def test_words_are_compared_in_any_script() -> None:
+    composed, decomposed = "\u00e9", "e\u0301"
+    items = [item(f"Caf{composed} NOIR \u00e0 la carte"), item("今天天气怎么样")]
+    rows = [
+        ("x", f"un CAF{decomposed} noir, \u00e0 la CARTE!"),
+        ("请问:今天天气,怎么样?", "y"),
+        ("今天", "y"),
+    ]
+    hits = find(rows, items)
+    assert [(hit.row, hit.item) for hit in hits] == [(0, 0), (1, 1)]
+    assert hits[0].span == f"caf{composed} noir \u00e0 la carte"
+    assert hits[1].span == "今 天 天 气 怎 么 样"
+
+
+def test_items_that_are_all_short_or_empty_match_nothing() -> None:
+    assert find([("x", words(*range(30))), ("", "")], [item("", ""), item("a b", "c")]) == []
+
+
+def test_the_order_of_sets_and_items_changes_no_row() -> None:
+    items = [item(words(*range(n, n + 9)), words(*range(n + 20, n + 26)), f"s{n % 3}") for n in range(12)]
+    items.sort(key=lambda one: one.eval_set)
+    rows = [("x", words(*range(n, n + 7))) for n in range(0, 40, 3)]
+    forward, backward = find(rows, items), find(rows, items[::-1])
+    assert forward
+    # of equal shares the first item is given, so that the item and its span may differ
+    assert [(h.row, h.match, h.share) for h in forward] == [(h.row, h.match, h.share) for h in backward]
+
+
+_WORDS = st.lists(st.sampled_from("abcdef"), max_size=14)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(_WORDS, _WORDS), min_size=1, max_size=4),
+    st.lists(_WORDS, min_size=1, max_size=6),
+)
+def test_rows_shares_and_spans_are_those_of_comparing_word_by_word(
+    items: list[tuple[list[str], list[str]]], rows: list[list[str]]
+) -> None:
+    hits = {
+        hit.row: hit
+        for hit in find([("q", " ".join(row) or "?") for row in rows],
+                        [item(" ".join(prompt), " ".join(response)) for prompt, response in items],
+                        scope="response")
+    }  # fmt: skip
+    parts = [part for pair in items for part in pair]
+    for number, row in enumerate(rows):
+        shares = [_share(row, part, 5) for part in parts]
+        assert (number in hits) == any(shares)
+        if number in hits:
+            best = parts[shares.index(max(shares))]
+            assert hits[number].share == max(shares)
+            assert hits[number].item == shares.index(max(shares)) // 2
+            assert len(hits[number].span.split()) == _longest_common(row, best)
+
+
+def _share(row: list[str], part: list[str], n: int) -> float:
+    """Share of the distinct n-grams of a part that a row has, by plain Python."""
+
+    def grams(words_: list[str]) -> set[tuple[str, ...]]:
+        return {tuple(words_[at : at + n]) for at in range(len(words_) - n + 1)}
+
+    return len(grams(row) & grams(part)) / max(1, len(grams(part)))
+
+
+def _longest_common(row: list[str], part: list[str]) -> int:
+    runs = {tuple(part[a:b]) for a in range(len(part)) for b in range(a + 1, len(part) + 1)}
+    return max(b - a for a in range(len(row)) for b in range(a + 1, len(row) + 1) if tuple(row[a:b]) in runs)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(5, 9), st.integers(0, 30), st.integers(0, 30), st.randoms(use_true_random=False))
 def test_a_planted_run_is_always_found_and_nothing_else(

@@ -1,0 +1,58 @@
+"""The `semantic` part of a recipe's `dedupe` section."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from scorers.models.settings import EmbeddingSettings
+
+DEFAULT_THRESHOLD = 0.95
+
+
+class D4Settings(BaseModel):
+    """What D4 keeps: pipelines/dedupe/d4.py."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keep: float = Field(gt=0, le=1, description="fraction of the rows to keep in all")
+    dedupe_keep: float = Field(default=0.75, gt=0, le=1, description="fraction that semantic dedupe leaves")
+    clusters: int | None = Field(default=None, ge=1, description="of the second clustering; null: by size")
+
+    @model_validator(mode="after")
+    def _second_step_keeps_less(self) -> Self:
+        if self.keep > self.dedupe_keep:
+            raise ValueError(
+                f"d4: keep {self.keep} is above dedupe_keep {self.dedupe_keep}; the second step drops rows"
+            )
+        return self
+
+
+class SemanticSettings(BaseModel):
+    """Which rows mean the same: pipelines/dedupe/semdedup.py."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: EmbeddingSettings = Field(description="the embedding model")
+    threshold: float | None = Field(
+        default=None,
+        ge=-1,
+        le=1,
+        description=f"drop above this cosine similarity; default {DEFAULT_THRESHOLD}",
+    )
+    keep: float | None = Field(default=None, gt=0, le=1, description="fraction to keep, instead of threshold")
+    d4: D4Settings | None = Field(default=None, description="diversify after dedupe, instead of the two")
+    clusters: int | None = Field(
+        default=None, ge=1, description="of k-means; rows are compared within one; null: by number of rows"
+    )
+    which_to_keep: Literal["hard", "easy", "random"] = Field(
+        default="hard", description="of rows alike: the farthest from the centroid, the nearest, or any"
+    )
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        given = [name for name in ("threshold", "keep", "d4") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"semantic: give only one of {', '.join(given)}")
+        return self
