@@ -240,6 +240,14 @@ def _method_lines(recipe: Mapping[str, Any]) -> Iterator[str]:
             "[doi 10.1109/SEQUEN.1997.666900](https://doi.org/10.1109/SEQUEN.1997.666900)), "
             "candidates verified by their true Jaccard similarity"
         )
+    semantic = dedupe.get("semantic")
+    if semantic:
+        yield (
+            "semantic duplicates: SemDeDup ([arXiv:2303.09540](https://arxiv.org/abs/2303.09540)) over "
+            f"embeddings by {_inline(semantic['model']['path'])}"
+        )
+        if semantic.get("d4"):
+            yield "diversification: D4 ([arXiv:2308.12284](https://arxiv.org/abs/2308.12284))"
     for name in recipe.get("score") or ():
         source = SCORERS[name].source if name in SCORERS else "no source on record"
         yield f"score `{_inline(name)}`: {_inline(source)}"

@@ -15,6 +15,7 @@ import pyarrow as pa
 from connectors.decompress import file_bytes
 from connectors.examples import EXAMPLE_SCHEMA
 from connectors.readers import InputFile, read_examples
+from pipelines.dedupe.semantic_settings import DEFAULT_THRESHOLD
 from pipelines.ingest import input_files
 from pipelines.progress import clock
 from pipelines.recipe import Recipe
@@ -91,9 +92,8 @@ def plan_text(recipe: Recipe, limit: int | None = None) -> str:
         names = ", ".join(eval_set.set_name for eval_set in recipe.decontaminate.against)
         ngram = recipe.decontaminate.ngram
         lines += ["decontaminate", f"    {ngram} words in sequence, or the whole prompt, of {names}"]
+    lines += ["2 signatures, 3 clusters", f"    {_dedupe_text(recipe)}", *_semantic_lines(recipe)]
     lines += [
-        "2 signatures, 3 clusters",
-        f"    {_dedupe_text(recipe)}",
         *_score_lines(recipe, samples),
         "5 select",
     ]
@@ -119,6 +119,20 @@ def _dedupe_text(recipe: Recipe) -> str:
     rules = ", then ".join(rule if isinstance(rule, str) else str(rule) for rule in recipe.dedupe.keep)
     older = f"; also against {', '.join(recipe.dedupe.against)}" if recipe.dedupe.against else ""
     return " and ".join(parts) + f"; keeps by {rules}{older}" if parts else "no duplicate removal"
+
+
+def _semantic_lines(recipe: Recipe) -> list[str]:
+    settings = recipe.dedupe.semantic
+    if settings is None:
+        return []
+    if settings.d4 is not None:
+        rule = f"D4 keeps {settings.d4.keep:g} of the rows"
+    elif settings.keep is not None:
+        rule = f"keeps {settings.keep:g} of the rows"
+    else:
+        threshold = DEFAULT_THRESHOLD if settings.threshold is None else settings.threshold
+        rule = f"drops above a cosine of {threshold:g}"
+    return ["embed, similarity, semantic", f"    embeddings by {settings.model.path}; {rule}"]
 
 
 def _score_lines(recipe: Recipe, samples: Sequence[Sample]) -> Iterator[str]:

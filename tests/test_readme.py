@@ -29,6 +29,14 @@ def test_the_recipe_in_the_readme_is_valid() -> None:
     assert parse_recipe(yaml.safe_load(text)).stores_tokens
 
 
+def test_the_sections_on_duplicates_are_valid() -> None:
+    text = README.split("```yaml\n")[2].split("```", 1)[0]
+    sections = {"name": "x", "inputs": [{"path": "rows.jsonl"}], **yaml.safe_load(text)}
+    recipe = parse_recipe(sections)
+    assert recipe.decontaminate is not None
+    assert recipe.dedupe.semantic is not None
+
+
 def test_the_readme_names_the_two_commands() -> None:
     lines = [line.strip() for line in README.splitlines()]
     assert any(line.startswith("make demo") for line in lines)

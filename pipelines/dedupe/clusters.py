@@ -78,11 +78,13 @@ def copies_of(edges: Int64s) -> Int64s:
 
 
 def _without(keys: tuple[UInt64s, Int64s], excluded: Int64s) -> tuple[UInt64s, Int64s]:
+    """The keys of the rows that are not excluded; one byte for each row of the run is held meanwhile."""
     hashes, rows = keys
-    if not len(excluded):
+    if not len(excluded) or not len(rows):
         return keys
-    at = np.minimum(np.searchsorted(excluded, rows), len(excluded) - 1)
-    left = excluded[at] != rows
+    stays = np.ones(max(int(excluded[-1]), int(rows.max())) + 1, np.bool_)
+    stays[excluded] = False
+    left = stays[rows]
     return hashes[left], rows[left]
 
 

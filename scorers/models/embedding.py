@@ -29,6 +29,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.sparse import csr_array
 
 from scorers.models import loading
 from scorers.models.batching import pack
@@ -37,8 +38,6 @@ from scorers.models.settings import EmbeddingSettings
 
 Kind = Literal["static", "sentence_transformers", "causal"]
 Floats = npt.NDArray[np.float32]
-
-_STATIC_TOKENS = 65_536  # whose vectors are gathered at a time
 
 
 class Embedded(NamedTuple):
@@ -166,8 +165,9 @@ class _Static:
                 f"embedding model {settings.path!r}: wanted a model2vec table named `embeddings` with one "
                 f"row for each token, found {', '.join(sorted(tensors))}"
             )
-        self._table = tensors["embeddings"]  # (vocabulary, dimensions), of any type
-        self._weights = tensors.get("weights")
+        self._table = tensors["embeddings"].astype(np.float32)  # (vocabulary, dimensions)
+        if "weights" in tensors:
+            self._table *= tensors["weights"].astype(np.float32)[:, None]
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -182,22 +182,13 @@ class _Static:
 
     def vectors(self, rows: Sequence[npt.NDArray[np.int64]], threads: int) -> Floats:
         del threads  # a look-up in a table is bound by memory
-        result = np.empty((len(rows), self.dimensions), np.float32)
-        first = 0
-        while first < len(rows):
-            end, size = first, 0
-            while end < len(rows) and (end == first or size + len(rows[end]) <= _STATIC_TOKENS):
-                size += len(rows[end])
-                end += 1
-            counts = np.array([len(ids) for ids in rows[first:end]])
-            ids = np.concatenate(rows[first:end])
-            found = self._table[ids].astype(np.float32)  # (tokens, dimensions)
-            if self._weights is not None:
-                found *= self._weights[ids, None].astype(np.float32)
-            starts = np.r_[0, np.cumsum(counts)[:-1]]
-            result[first:end] = np.add.reduceat(found, starts, axis=0) / counts[:, None]
-            first = end
-        return result
+        counts = np.array([len(ids) for ids in rows])
+        # As a sparse matrix of texts by tokens, whose product with the table sums the vectors of each text.
+        texts = csr_array(
+            (np.ones(counts.sum(), np.float32), np.concatenate(rows), np.r_[0, np.cumsum(counts)]),
+            shape=(len(rows), len(self._table)),
+        )
+        return np.asarray(texts @ self._table / counts[:, None], np.float32)
 
 
 class _Transformer:

@@ -107,6 +107,13 @@ def test_other_weights_make_the_stage_anew_and_a_moved_model_does_not(tmp_path: 
     assert search(tmp_path / "c", ROWS, recipe(path, moved)).key != first.key
 
 
+def test_a_cosine_of_just_the_threshold_is_near_enough() -> None:
+    vectors = np.random.default_rng(0).normal(size=(200, 48))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    # with itself each has 1, of which float32 products miss a little
+    assert nearest_items(vectors, vectors, 1.0) == [(n, n, 1.0) for n in range(200)]
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 40), st.integers(0, 25), st.integers(1, 7), st.integers(0, 2**32 - 1))
 def test_tiles_change_nothing_and_the_first_of_equally_near_items_is_given(

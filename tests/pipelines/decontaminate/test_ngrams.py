@@ -107,8 +107,9 @@ def test_a_collision_of_hashes_is_no_hit(monkeypatch: pytest.MonkeyPatch) -> Non
     rows, items = [("x", words(1, 2, 3, 4, 5))], [item(words(1, 2, 3, 4, 5))]
     assert len(find(rows, items)) == 1
     index = EvalIndex(items, DecontaminateSettings.model_validate({"against": ["gsm8k"], "ngram": 5}))
-    monkeypatch.setattr(index, "_texts", ["something else", ""])
-    assert index.find(examples(rows)["messages"]) == []
+    for text in ("something else", words(1, 2, 3, 4)):
+        monkeypatch.setattr(index, "_texts", [text, ""])
+        assert index.find(examples(rows)["messages"]) == []
 
 
 def test_the_span_is_the_longest_run_of_the_item_even_where_the_row_repeats_its_words() -> None:
@@ -116,6 +117,10 @@ def test_the_span_is_the_longest_run_of_the_item_even_where_the_row_repeats_its_
     repeated = item(f"{words(1, 2, 3, 4, 5, 6)} x {words(2, 3, 4, 5, 6, 7, 8)}")
     [hit] = find([("x", words(1, 2, 3, 4, 5, 6, 7, 8))], [repeated])
     assert hit.span == words(2, 3, 4, 5, 6, 7, 8)
+    # of three runs the longest stands last
+    runs = [words(*range(1, 7)), words(*range(11, 16)), words(*range(21, 28))]
+    [hit] = find([("x", " and ".join(runs))], [item(" or ".join(runs))])
+    assert hit.span == runs[2]
 
 
 @pytest.mark.parametrize(("shared", "ngram"), [(13, 13), (8, 8)])
