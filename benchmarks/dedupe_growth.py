@@ -2,11 +2,11 @@
 
     python benchmarks/dedupe_growth.py --rows 25000 250000 2000000
 
-Makes synthetic instruction rows, signs them and finds their duplicates, in one process for each size; begin the
-command with `taskset -c 0` for one core. Prints CPU seconds by step, text per CPU second, peak memory, and the
-exponent of the growth from size to size. Rows: words drawn by Zipf's law, log-normal lengths with a mean of
-about 300 characters, one of 200 prompt templates, 12 % near copies (some words changed) and 8 % exact copies of
-another row.
+Makes synthetic instruction rows, signs them and finds their duplicates, in one process for each size; begin
+the command with `taskset -c 0` for one core. Prints CPU seconds by step, text per CPU second, peak memory,
+and the exponent of the growth from size to size. Rows: words drawn by Zipf's law, log-normal lengths with a
+mean of about 300 characters, one of 200 prompt templates, 12 % near copies (some words changed) and 8 % exact
+copies of another row.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from pipelines.dedupe.hashing import Int64s, UInt64s
 from pipelines.dedupe.pairs import MAX_PAIRWISE_BUCKET, join_buckets, label_components, similarities
-from pipelines.dedupe.settings import DedupeSettings, HighestRule, SourceRule
+from pipelines.dedupe.settings import DedupeSettings, KeepBy
 from pipelines.dedupe.signatures import CONTENT_KEY, SignatureFiles
 from pipelines.drops import DROP_SCHEMA
 
@@ -211,12 +211,12 @@ def _keepers(
     return keeper, size
 
 
-def _rank(members: pa.Table, rule: str | SourceRule | HighestRule) -> npt.NDArray[Any]:
-    """The smaller, the rather it stays."""
-    if isinstance(rule, SourceRule):
+def _rank(members: pa.Table, rule: str | KeepBy) -> npt.NDArray[Any]:
+    """The smaller, the rather it stays; last are sources that are not listed and rows without a number."""
+    if isinstance(rule, KeepBy) and rule.source:
         place = pc.index_in(members["source"], pa.array(rule.source))
         return np.asarray(place.fill_null(len(rule.source)).to_numpy())
-    if isinstance(rule, HighestRule):
+    if isinstance(rule, KeepBy):
         return -np.asarray(members[f"field:{rule.highest}"].fill_null(-np.inf).to_numpy())
     return -np.asarray(members["response_chars"].to_numpy())
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipelines.dedupe.semantic_settings import SemanticSettings
 
@@ -26,23 +26,26 @@ class MinHashSettings(BaseModel):
     permutations: int = Field(default=128, ge=16, le=4096, description="numbers in a MinHash signature")
 
 
-class SourceRule(BaseModel):
-    """Keeps the member whose source comes first in a list; sources not in it come last."""
+class KeepBy(BaseModel):
+    """A rule for which member of a cluster stays: exactly one of the two."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: tuple[str, ...] = Field(min_length=1, description="sources, the preferred first")
+    source: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="the member whose source comes first in this list"
+    )
+    highest: str | None = Field(
+        default=None, min_length=1, description="the member with the highest number in this input field"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.source is None) == (self.highest is None):
+            raise ValueError("a rule has either `source` (a list of sources) or `highest` (an input field)")
+        return self
 
 
-class HighestRule(BaseModel):
-    """Keeps the member with the highest number in a field of the input; rows without one come last."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    highest: str = Field(min_length=1, description="name of a field of the input rows")
-
-
-KeepRule = Literal["longest_response", "first"] | SourceRule | HighestRule
+KeepRule = Literal["longest_response", "first"] | KeepBy
 
 
 class DedupeSettings(BaseModel):
@@ -73,4 +76,4 @@ class DedupeSettings(BaseModel):
     @property
     def fields(self) -> tuple[str, ...]:
         """Input fields that the keep rules read, in order of name."""
-        return tuple(sorted({rule.highest for rule in self.keep if isinstance(rule, HighestRule)}))
+        return tuple(sorted({r.highest for r in self.keep if isinstance(r, KeepBy) and r.highest}))

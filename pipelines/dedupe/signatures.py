@@ -210,6 +210,6 @@ class SignatureFiles:
 
     def _by_file(self, rows: Int64s) -> Iterator[tuple[SignatureFile, Int64s]]:
         """Yields (file, positions in it) for ascending row numbers."""
-        of_row = np.searchsorted(self._firsts, rows, side="right") - 1
-        for index in np.unique(of_row).tolist():
-            yield self.files[index], rows[of_row == index] - self.files[index].first
+        bounds = np.append(np.searchsorted(rows, self._firsts), len(rows))
+        for index in np.flatnonzero(np.diff(bounds)).tolist():
+            yield self.files[index], rows[bounds[index] : bounds[index + 1]] - self.files[index].first

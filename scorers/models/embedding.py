@@ -57,8 +57,8 @@ class Embedded(NamedTuple):
 class _Model(Protocol):
     dimensions: int
 
-    def tokens(self, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
-        """The ids of each text, not cut."""
+    def tokens(self, texts: Sequence[str]) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]:
+        """The ids of each text, cut to the limit, and whether something was cut off."""
         ...
 
     def vectors(self, rows: Sequence[npt.NDArray[np.int64]], threads: int) -> Floats:
@@ -85,13 +85,12 @@ class Embedder:
             texts: Any texts.
             threads: Forward calls that run side by side on CPU; the result is the same, bit by bit.
         """
-        limit = self.settings.max_tokens
-        rows = self.model.tokens(texts)
-        truncated = np.array([len(ids) > limit for ids in rows], np.bool_)
-        known = [index for index, ids in enumerate(rows) if len(ids)]
+        rows, truncated = self.model.tokens(texts)
+        # Encoders put a token before and after nothing; that is no text to have a vector.
+        known = [index for index, ids in enumerate(rows) if len(ids) and texts[index].strip()]
         vectors = np.zeros((len(texts), self.dimensions), np.float32)
         if known:
-            vectors[known] = self.model.vectors([rows[index][:limit] for index in known], threads)
+            vectors[known] = self.model.vectors([rows[index] for index in known], threads)
         length = np.linalg.norm(vectors.astype(np.float64), axis=1)
         embedded = np.isfinite(length) & (length > 0)
         vectors[~embedded] = 0
@@ -132,9 +131,10 @@ def embedding_fingerprint(settings: EmbeddingSettings) -> dict[str, str | int | 
     known = loading.fingerprint(settings.model)
     kind = model_kind(loading.model_folder(settings.model))
     names = ("name", "revision", "weights_hash", "dtype", "device", "tokenizer_hash", "config_hash")
-    return {"kind": kind, "scope": settings.scope, "max_tokens": settings.max_tokens} | {
-        name: known[name] for name in names
-    }
+    folder = loading.model_folder(settings.model)
+    pooling = _pooling_of(folder, settings.path) if kind == "sentence_transformers" else None
+    chosen = {"kind": kind, "scope": settings.scope, "max_tokens": settings.max_tokens, "pooling": pooling}
+    return chosen | {name: known[name] for name in names}
 
 
 def model_kind(folder: Path) -> Kind:
@@ -173,12 +173,16 @@ class _Static:
         self._tokenizer.no_padding()
         unknown = _json(folder / "tokenizer.json")["model"].get("unk_token")
         self._unknown = self._tokenizer.token_to_id(unknown) if unknown else None
+        self._limit = settings.max_tokens
         self.dimensions = int(self._table.shape[1])
 
-    def tokens(self, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+    def tokens(self, texts: Sequence[str]) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         rows = [np.asarray(item.ids, np.int64) for item in encoded]
-        return [ids[ids != self._unknown] for ids in rows] if self._unknown is not None else rows
+        if self._unknown is not None:
+            rows = [ids[ids != self._unknown] for ids in rows]
+        cut = np.array([len(ids) > self._limit for ids in rows], np.bool_)
+        return [ids[: self._limit] for ids in rows], cut
 
     def vectors(self, rows: Sequence[npt.NDArray[np.int64]], threads: int) -> Floats:
         del threads  # a look-up in a table is bound by memory
@@ -194,18 +198,32 @@ class _Static:
 class _Transformer:
     """What the two kinds with a transformer share: batches, padding and pooling."""
 
-    def __init__(self, settings: EmbeddingSettings, body: Any, tokenizer: Any, device: torch.device) -> None:  # noqa: ANN401 - transformers is untyped
+    def __init__(
+        self,
+        settings: EmbeddingSettings,
+        body: Any,  # noqa: ANN401 - transformers is untyped
+        tokenizer: Any,  # noqa: ANN401 - transformers is untyped
+        device: torch.device,
+        context: int,
+    ) -> None:
         self._body = body
         self._tokenizer = tokenizer
         self._device = device
         self._batch_tokens = settings.batch_tokens
+        self._limit = min(settings.max_tokens, context)
         self.dimensions = int(body.config.get_text_config().hidden_size)
 
-    def tokens(self, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+    def tokens(self, texts: Sequence[str]) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]:
         if not texts:
-            return []
-        ids = self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        return [np.asarray(row, np.int64) for row in ids]
+            return [], np.zeros(0, np.bool_)
+        whole = self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        cut = np.array([len(ids) > self._limit for ids in whole], np.bool_)
+        if cut.any():  # by the tokenizer, which keeps the tokens that end a text
+            long = [texts[index] for index in np.flatnonzero(cut).tolist()]
+            short = self._tokenizer(long, truncation=True, max_length=self._limit)["input_ids"]
+            for index, ids in zip(np.flatnonzero(cut).tolist(), short, strict=True):
+                whole[index] = ids
+        return [np.asarray(ids, np.int64) for ids in whole], cut
 
     def vectors(self, rows: Sequence[npt.NDArray[np.int64]], threads: int) -> Floats:
         result = np.empty((len(rows), self.dimensions), np.float32)
@@ -243,14 +261,8 @@ class _Causal(_Transformer):
     def __init__(self, settings: EmbeddingSettings, folder: Path) -> None:
         del folder
         self._loaded = loading.load_model(settings.model)
-        context = self._loaded.renderer.max_tokens
-        if settings.max_tokens > context:
-            raise ValueError(
-                f"embedding model {settings.path!r}: max_tokens {settings.max_tokens} is above its context, "
-                f"{context} tokens; give {context} or less"
-            )
-        network = self._loaded.network
-        super().__init__(settings, network.body, self._loaded.renderer.tokenizer, network.device)
+        network, renderer = self._loaded.network, self._loaded.renderer
+        super().__init__(settings, network.body, renderer.tokenizer, network.device, renderer.max_tokens)
 
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         del mask
@@ -270,17 +282,19 @@ class _SentenceTransformer(_Transformer):
         self._pooling = _pooling_of(folder, settings.path)
         device = torch.device(loading.resolve_device(settings.model))
         dtype = loading.resolve_dtype(settings.model, device.type)
-        body = AutoModel.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        context = getattr(body.config, "max_position_embeddings", settings.max_tokens)
-        if settings.max_tokens > context:
+        body, info = AutoModel.from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+        missing = [name for name in sorted(info["missing_keys"]) if not name.startswith("pooler.")]
+        if missing:  # the pooler is not used; sentence-transformers leaves it out
             raise ValueError(
-                f"embedding model {settings.path!r}: max_tokens {settings.max_tokens} is above its context, "
-                f"{context} tokens; give {context} or less"
+                f"embedding model {settings.path!r} has no weights for {', '.join(missing[:3])}; "
+                "transformers would fill them with random numbers. Give the complete model"
             )
-        super().__init__(settings, body.eval().requires_grad_(False).to(device), tokenizer, device)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        body = body.eval().requires_grad_(False).to(device)
+        super().__init__(settings, body, tokenizer, device, _context(folder, body.config, tokenizer))
 
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         hidden: torch.Tensor = self._body(input_ids=ids, attention_mask=mask.long()).last_hidden_state
@@ -292,6 +306,15 @@ class _SentenceTransformer(_Transformer):
         if self._pooling == "lasttoken":
             return hidden[torch.arange(len(hidden)), mask.sum(1) - 1]
         return super()._pool(hidden, mask)
+
+
+def _context(folder: Path, config: Any, tokenizer: Any) -> int:  # noqa: ANN401 - transformers is untyped
+    """Most tokens the model takes: the least of what its files say."""
+    limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
+    stated = folder / "sentence_bert_config.json"
+    if stated.exists():
+        limits.append(_json(stated).get("max_seq_length"))
+    return min(int(limit) for limit in limits if limit)
 
 
 def _pooling_of(folder: Path, name: str) -> str:

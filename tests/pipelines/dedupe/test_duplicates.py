@@ -21,7 +21,7 @@ from connectors.examples import EXAMPLE_SCHEMA, Conversation, example_id, exampl
 from connectors.shards import write_arrow
 from pipelines.dedupe import clusters
 from pipelines.dedupe.find_duplicates import Search, find_duplicates
-from pipelines.dedupe.settings import DedupeSettings, HighestRule, MinHashSettings, SourceRule
+from pipelines.dedupe.settings import DedupeSettings, KeepBy, MinHashSettings
 from pipelines.dedupe.signatures import SignatureFile, signature_table
 from pipelines.drops import DROP_SCHEMA
 from tests.pipelines.dedupe.reference import jaccard_of
@@ -175,7 +175,7 @@ def test_the_first_source_of_the_list_stays_then_the_next_rule(tmp_path: Path) -
     table = examples(
         [("p", "a"), ("p", "a "), ("p", "a"), ("p", " a  ")], sources=["web", "gold", "gold", "x"]
     )
-    options = DedupeSettings(keep=(SourceRule(source=("gold", "web")), "longest_response"))
+    options = DedupeSettings(keep=(KeepBy(source=("gold", "web")), "longest_response"))
     assert keepers(found(tmp_path, table, options)) == {0: 1, 2: 1, 3: 1}
 
 
@@ -183,7 +183,7 @@ def test_the_highest_field_stays_and_a_row_without_it_does_not(tmp_path: Path) -
     extra: list[dict[str, Any]] = [{"score": 1}, {}, {"score": 2.5}, {"score": "high"}, {"score": True}]
     table = examples([("p", "a")] * 5, extra=extra)
     options = DedupeSettings.model_validate({"keep": {"highest": "score"}})
-    assert options.keep == (HighestRule(highest="score"),)
+    assert options.keep == (KeepBy(highest="score"),)
     assert set(keepers(found(tmp_path, table, options)).values()) == {2}
 
 

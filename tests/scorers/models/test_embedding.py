@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from scorers.models.embedding import embedding_fingerprint, load_embedder
@@ -150,11 +151,38 @@ def test_a_vector_does_not_depend_on_the_batch_nor_bytes_on_threads(
     assert together.vectors == pytest.approx(alone, abs=1e-5)
 
 
-def test_more_tokens_than_the_context_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="above its context, 64 tokens"):
-        embed(sentence_transformer(tmp_path / "st"), ["red"])
-    with pytest.raises(ValueError, match="above its context"):
-        embed(MODEL, ["red"], max_tokens=10**6)
+def test_the_limit_is_never_more_than_the_context(tmp_path: Path) -> None:
+    folder = sentence_transformer(tmp_path / "st")  # of 64 positions
+    found = embed(folder, ["red " * 64, "red " * 65])
+    assert found.truncated.tolist() == [False, True]
+    assert np.array_equal(found.vectors[0], found.vectors[1])
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 10}))
+    assert embed(folder, ["red " * 11], max_tokens=50).truncated.all()
+    assert embed(MODEL, ["red"], max_tokens=10**6).embedded.all()
+
+
+def test_a_cut_text_keeps_the_token_that_ends_it(tmp_path: Path) -> None:
+    folder = sentence_transformer(tmp_path / "st", "lasttoken")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = TemplateProcessing(single="$A one", special_tokens=[("one", 6)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)  # noqa: S106
+    found = embed(folder, ["red red red", "red red red red"], max_tokens=4)
+    assert found.truncated.tolist() == [False, True]
+    assert np.array_equal(found.vectors[0], found.vectors[1])
+    assert not embed(folder, ["", " \n"], max_tokens=4).embedded.any()  # though it has a token
+
+
+def test_a_model_without_all_its_weights_is_refused(tmp_path: Path) -> None:
+    folder = sentence_transformer(tmp_path / "st")
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if "layer.1" in name)
+    save_file(
+        {key: value for key, value in tensors.items() if key != name},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(ValueError, match="has no weights for"):
+        embed(folder, ["red"])
 
 
 def test_pickled_weights_and_unknown_tables_are_refused(static: Path) -> None:
@@ -174,6 +202,7 @@ def test_the_fingerprint_changes_with_weights_scope_and_limit(static: Path) -> N
     assert before["kind"] == "static"
     assert of(scope="prompt") != before
     assert of(max_tokens=9) != before
+    assert of()["pooling"] is None
     save_file({"embeddings": np.ones((7, 4), np.float32)}, static / "model.safetensors")
     assert of()["weights_hash"] != before["weights_hash"]
 
