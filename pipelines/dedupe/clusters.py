@@ -33,6 +33,7 @@ from pipelines.drops import DROP_SCHEMA
 SHINGLES_IN_MEMORY = (
     8 * 2**20
 )  # hashes that a task holds at once, except for one bucket or row larger than that
+KEYS_SORTED = 131_072  # at a time
 NO_EDGES = np.zeros((2, 0), np.int64)
 
 Sets = Callable[[Int64s], tuple[UInt64s, Int64s]]
@@ -52,11 +53,12 @@ def join_copies(files: SignatureFiles, key: int, part: int, part_bits: int, excl
     Returns:
         Pairs of row numbers, shape (2, m).
     """
-    buckets = _buckets(*_without(files.keys(key, part, part_bits), excluded))
-    sets = files.content if key == CONTENT_KEY else files.shingles
-    return _join(
-        buckets, sets, files.shingle_counts if key != CONTENT_KEY else None, threshold=1.0, pairwise=0
+    sets, count = (files.content, None) if key == CONTENT_KEY else (files.shingles, files.shingle_counts)
+    found = (
+        _join(buckets, sets, count, threshold=1.0, pairwise=0)
+        for buckets in _bucket_runs(files, key, part, part_bits, excluded)
     )
+    return np.hstack([NO_EDGES, *found])
 
 
 def join_near(
@@ -66,8 +68,11 @@ def join_near(
 
     `excluded` holds the copies too: all but the smallest row of those that are equal.
     """
-    buckets = _buckets(*_without(files.keys(key, part, part_bits), excluded))
-    return _join(buckets, files.shingles, files.shingle_counts, threshold, MAX_PAIRWISE_BUCKET)
+    found = (
+        _join(buckets, files.shingles, files.shingle_counts, threshold, MAX_PAIRWISE_BUCKET)
+        for buckets in _bucket_runs(files, key, part, part_bits, excluded)
+    )
+    return np.hstack([NO_EDGES, *found])
 
 
 def copies_of(edges: Int64s) -> Int64s:
@@ -75,6 +80,15 @@ def copies_of(edges: Int64s) -> Int64s:
     nodes, ends = np.unique(edges, return_inverse=True)
     labels = label_components(ends.reshape(edges.shape), len(nodes))
     return np.asarray(nodes[labels != np.arange(len(nodes))], np.int64)
+
+
+def _bucket_runs(
+    files: SignatureFiles, key: int, part: int, part_bits: int, excluded: Int64s
+) -> Iterator[tuple[Int64s, Int64s]]:
+    """The buckets of a range of hashes, a small range at a time, so that sorting stays in the cache."""
+    more = max(0, (files.end >> part_bits) // KEYS_SORTED).bit_length()
+    for small in range(part << more, (part + 1) << more):
+        yield _buckets(*_without(files.keys(key, small, part_bits + more), excluded))
 
 
 def _without(keys: tuple[UInt64s, Int64s], excluded: Int64s) -> tuple[UInt64s, Int64s]:

@@ -13,17 +13,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.dedupe.hashing import Int64s
-
 Floats = npt.NDArray[np.float32]
 
 
-def drop_prototypes(cosine: Floats, ranks: Int64s, keep: int) -> npt.NDArray[np.bool_]:
+def drop_prototypes(cosine: Floats, ranks: npt.NDArray[np.integer], keep: int) -> npt.NDArray[np.bool_]:
     """The rows nearest to their centroids, all but `keep`.
 
     Args:
         cosine: Cosine of each row to its own centroid.
-        ranks: For ties: the higher rank goes.
+        ranks: A pseudo-random number for each row, for ties: higher goes.
         keep: How many stay.
 
     Example:
@@ -31,5 +29,5 @@ def drop_prototypes(cosine: Floats, ranks: Int64s, keep: int) -> npt.NDArray[np.
         [False, True, False]
     """
     drop = np.zeros(len(cosine), np.bool_)
-    drop[np.lexsort((-ranks, -cosine))[: max(0, len(cosine) - keep)]] = True
+    drop[np.lexsort((ranks, cosine))[::-1][: max(0, len(cosine) - keep)]] = True
     return drop

@@ -8,10 +8,10 @@ semantic duplicate; it stays, and is counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,11 @@ import pyarrow.parquet as pq
 from apache_beam.ml.inference.base import RunInference
 
 from connectors.shards import Unit, read_stats, read_unit, write_arrow, write_parquet
-from pipelines.dedupe.d4 import drop_prototypes
-from pipelines.dedupe.hashing import Int64s
-from pipelines.dedupe.semantic_settings import DEFAULT_THRESHOLD, SemanticSettings
-from pipelines.dedupe.semdedup import (
-    cluster_order,
-    drop_above,
-    drop_to_fraction,
-    max_similarity,
-    representatives,
-)
-from pipelines.dedupe.spherical_kmeans import ROWS_PER_CENTROID, assign, cluster_count, train_centroids
+from pipelines.dedupe.embedded_rows import EmbeddedRows, mapped, sample
+from pipelines.dedupe.semantic_drops import drop_table
+from pipelines.dedupe.semantic_settings import SemanticSettings, WhichToKeep
+from pipelines.dedupe.semdedup import TILE, cluster_order, max_similarity
+from pipelines.dedupe.spherical_kmeans import assign, cluster_count, load_faiss, train_centroids
 from pipelines.drops import DROP_SCHEMA, drop_files, left_mask, rows_left
 from pipelines.progress import ProgressCounter
 from pipelines.selectors.base import id_order
@@ -41,11 +35,12 @@ from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.models.embedding import embedding_fingerprint
 from scorers.models.embedding_handler import EmbeddingHandler
 from scorers.models.handler import ScoredBatch, ScoringBatch
+from scorers.models.loading import resolve_device
 from scorers.models.scoring import one_torch_thread
 
-Floats = npt.NDArray[np.float32]
-
+SPREAD_ROWS = 100_000  # fewer are compared sooner than worker processes start
 PARTS = 64  # tasks that the clusters are spread over
+ASSIGNED = np.dtype([("cluster", np.int32), ("cosine", np.float32)])
 SIMILARITY_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -73,6 +68,15 @@ class OneFile:
     """The one file of a stage."""
 
     file: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the rows of a cluster are compared."""
+
+    which_to_keep: WhichToKeep
+    seed: int
+    device: str
 
 
 class ReadForEmbedding(beam.DoFn):
@@ -126,51 +130,31 @@ def semantic_duplicates(
     Raises:
         ValueError: If the model cannot be loaded, or FAISS is needed and missing.
     """
-    embedded = _embed(space, settings, units, inputs, dropping)
-    total = embedded.stats["rows"]
-    count = settings.clusters or cluster_count(total)
-
-    def compare(collection: beam.PCollection, folder: str) -> None:
-        paths = embedded.paths
-        pipeline = collection.pipeline
-        centroids = (
-            pipeline | "sample" >> beam.Create([paths]) | "train" >> beam.Map(_train, folder, count, seed)
-        )
-        assigned = (
-            pipeline
-            | "embeddings" >> beam.Create(paths)
-            | "assign" >> beam.Map(_assign, folder, beam.pvalue.AsSingleton(centroids))
-        )
-        parts = (
-            pipeline
-            | "parts" >> beam.Create(range(min(count, PARTS)))
-            | "compare" >> beam.Map(_compare, folder, paths, settings, seed, beam.pvalue.AsList(assigned))
-        )
-        _ = collection | "merge" >> beam.Map(_merge, folder, beam.pvalue.AsList(parts))
-
-    similarity = run_stage(
-        space,
-        "similarity",
-        {"clusters": count, "which_to_keep": settings.which_to_keep, "seed": seed},
-        [embedded],
-        [OneFile("similarity.parquet")],
-        compare,
-        total=total,
-        spread=count > 1,
-        summarise=lambda paths: {"rows": read_stats(paths[0])["rows"], "clusters": count},
-    )
-    for leftover in Path(similarity.folder).glob("part-*"):
-        leftover.unlink()
-    return embedded, similarity, _choose(space, settings, seed, embedded, similarity)
+    _check_faiss(settings, rows_left(units, dropping))
+    embedded = embed_rows(space, settings, units, inputs, dropping)
+    similarity = compare_rows(space, settings, seed, embedded)
+    return embedded, similarity, drop_rows(space, settings, seed, embedded, similarity)
 
 
-def _embed(
+def _check_faiss(settings: SemanticSettings, rows: int) -> None:
+    """Fails before hours of embedding, and not after."""
+    second = settings.d4.clusters if settings.d4 is not None else None
+    if max(settings.clusters or cluster_count(rows), second or 1) > 1:
+        load_faiss()
+
+
+def embed_rows(
     space: Workspace,
     settings: SemanticSettings,
     units: Sequence[Unit],
     inputs: Sequence[StageResult],
     dropping: Sequence[StageResult],
 ) -> StageResult:
+    """Stage embed: one Arrow file of row, id, embedding and truncated for each unit.
+
+    Raises:
+        ValueError: If the model cannot be loaded.
+    """
     model = embedding_fingerprint(settings.model)
     drops = drop_files(dropping)
     tasks = [EmbedTask(f"embeddings-{unit.name}.arrow", unit, drops) for unit in units]
@@ -199,8 +183,55 @@ def _embed(
     )
 
 
+def compare_rows(
+    space: Workspace, settings: SemanticSettings, seed: int, embedded: StageResult
+) -> StageResult:
+    """Stage similarity: one file of SIMILARITY_SCHEMA, ascending in row, of the rows that have a vector.
+
+    Its key has nothing of the rule that drops rows. A cluster is compared by one worker, which holds the
+    cluster's vectors.
+    """
+    total = embedded.stats["rows"] - embedded.stats["not_embedded"]
+    count = settings.clusters or cluster_count(total)
+    how = Comparison(settings.which_to_keep, seed, resolve_device(settings.model.model))
+
+    def build(collection: beam.PCollection, folder: str) -> None:
+        paths = embedded.paths
+        start = collection.pipeline
+        centroids = (
+            start | "sample" >> beam.Create([paths]) | "train" >> beam.Map(_train, folder, count, seed)
+        )
+        assigned = (
+            start
+            | "embeddings" >> beam.Create(paths)
+            | "assign" >> beam.Map(_assign, folder, beam.pvalue.AsSingleton(centroids))
+        )
+        parts = (
+            start
+            | "parts" >> beam.Create(range(min(count, PARTS)))
+            | "compare" >> beam.Map(_compare, folder, paths, how, beam.pvalue.AsList(assigned))
+        )
+        _ = collection | "merge" >> beam.Map(_merge, folder, beam.pvalue.AsList(parts))
+
+    similarity = run_stage(
+        space,
+        "similarity",
+        {"clusters": count, "which_to_keep": settings.which_to_keep, "seed": seed},
+        [embedded],
+        [OneFile("similarity.parquet")],
+        build,
+        total=total,
+        parallel=how.device == "cpu",  # one process owns a GPU
+        spread=count > 1 and total > SPREAD_ROWS,
+        summarise=lambda paths: {"rows": read_stats(paths[0])["rows"], "clusters": count},
+    )
+    for leftover in Path(similarity.folder).glob("part-*"):
+        leftover.unlink()
+    return similarity
+
+
 def _count_embedded(paths: list[str]) -> dict[str, Any]:
-    tables = [_mapped(path) for path in paths]
+    tables = [mapped(path) for path in paths]
     return {
         "rows": sum(table.num_rows for table in tables),
         "not_embedded": sum(table["embedding"].null_count for table in tables),
@@ -208,115 +239,75 @@ def _count_embedded(paths: list[str]) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=512)
-def _mapped(path: str) -> pa.Table:
-    with pa.memory_map(path) as source:
-        return pa.ipc.open_file(source).read_all()
-
-
-class Embeddings:
-    """The rows of embedding files that have a vector, in row order, mapped into memory.
-
-    Args:
-        paths: The files, in row order.
-    """
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = list(paths)
-        found = [np.flatnonzero(np.asarray(_mapped(path)["embedding"].is_valid())) for path in paths]
-        self._position = np.concatenate([np.zeros(0, np.int64), *found])
-        self._file = np.repeat(np.arange(len(paths)), [len(positions) for positions in found])
-        rows = [_mapped(path)["row"].to_numpy()[at] for path, at in zip(paths, found, strict=True)]
-        self.rows = np.concatenate([np.zeros(0, np.int64), *rows])  # global row numbers, ascending
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def vectors(self, indices: Int64s) -> Floats:
-        """The vectors of some rows, by their place among those that have one, in the order asked for."""
-        parts: dict[int, Floats] = {}
-        result: Floats | None = None
-        for file in np.unique(self._file[indices]).tolist():
-            lists = _mapped(self._paths[file])["embedding"].chunk(0)
-            parts[file] = lists.values.to_numpy().reshape(len(lists), -1)
-            if result is None:
-                result = np.empty((len(indices), parts[file].shape[1]), np.float32)
-            here = self._file[indices] == file
-            result[here] = parts[file][self._position[indices[here]]]
-        return result if result is not None else np.zeros((0, 1), np.float32)
-
-    def ids(self, indices: Int64s) -> list[str]:
-        """The ids of some rows, in the order asked for."""
-        names = np.empty(len(indices), object)
-        for file in np.unique(self._file[indices]).tolist():
-            here = self._file[indices] == file
-            column = _mapped(self._paths[file])["id"]
-            names[here] = column.take(pa.array(self._position[indices[here]])).to_pylist()
-        return names.tolist()
-
-
 def _train(paths: Sequence[str], folder: str, count: int, seed: int) -> str:
-    embeddings = Embeddings(paths)
-    path = Path(folder) / "part-centroids.npy"
-    np.save(path, train_centroids(_sample(embeddings, np.arange(len(embeddings)), count, seed), count))
-    return str(path)
-
-
-def _sample(embeddings: Embeddings, indices: Int64s, count: int, seed: int) -> Floats:
-    """The vectors that centroids are trained on: drawn by a hash of (seed, id), in row order."""
-    wanted = count * ROWS_PER_CENTROID if count > 1 else len(indices)
-    if wanted < len(indices):
-        drawn = np.argpartition(id_order(embeddings.ids(indices), seed), wanted)[:wanted]
-        indices = indices[np.sort(drawn)]
-    return embeddings.vectors(indices)
+    embedded = EmbeddedRows(paths)
+    vectors = sample(embedded, np.arange(len(embedded)), count, seed)
+    return _save(Path(folder) / "part-centroids.npy", train_centroids(vectors, count, seed))
 
 
 def _assign(path: str, folder: str, centroids: str) -> str:
-    embeddings = Embeddings([path])
-    vectors = embeddings.vectors(np.arange(len(embeddings)))
+    embedded = EmbeddedRows([path])
+    vectors = embedded.vectors(np.arange(len(embedded)))
     cluster, cosine = _on_one_thread(assign, vectors, np.load(centroids, allow_pickle=False))
-    target = Path(folder) / f"part-assigned-{Path(path).stem}.npy"
-    np.save(target, np.stack([cluster.astype(np.float64), cosine.astype(np.float64)]))  # both are exact in it
-    return str(target)
+    table = np.rec.fromarrays([cluster, cosine], dtype=ASSIGNED)
+    return _save(_assigned(folder, path), table)
 
 
-def _on_one_thread(function: Any, *arguments: Any) -> Any:  # noqa: ANN401 - whatever the function takes and gives
+def _assigned(folder: str, path: str) -> Path:
+    """Where the clusters of the rows of one embedding file are."""
+    return Path(folder) / f"part-assigned-{Path(path).stem}.npy"
+
+
+def _save(path: Path, array: npt.NDArray[Any]) -> str:
+    """Writes an array whole or not at all, as two workers may be given the same work."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    temporary.replace(path)
+    return str(path)
+
+
+def _on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - as the function has it
     """Runs a function with one torch thread: with several, the last bits of its products may differ."""
     with ThreadPoolExecutor(1, initializer=one_torch_thread) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def _compare(
-    part: int,
-    folder: str,
-    paths: Sequence[str],
-    settings: SemanticSettings,
-    seed: int,
-    assigned: Sequence[str],
-) -> str:
+def _compare(part: int, folder: str, paths: Sequence[str], how: Comparison, assigned: Sequence[str]) -> str:
     """Compares the rows of every PARTS-th cluster."""
-    embeddings = Embeddings(paths)
-    cluster, cosine = np.hstack([np.load(path, allow_pickle=False) for path in sorted(assigned)])
-    tables = []
-    for number in np.unique(cluster[cluster % PARTS == part]).astype(np.int64).tolist():
-        members = np.flatnonzero(cluster == number)
-        ranks = id_order(embeddings.ids(members), seed)
-        members = members[cluster_order(cosine[members].astype(np.float32), ranks, settings.which_to_keep)]
-        best, where = _on_one_thread(max_similarity, embeddings.vectors(members))
-        first = where < 0
-        columns = {
-            "row": embeddings.rows[members],
-            "id": embeddings.ids(members),
-            "cluster_id": np.full(len(members), number, np.int32),
-            "cos_to_centroid": cosine[members].astype(np.float32),
-            "rank_in_cluster": np.arange(len(members), dtype=np.int32),
-            "max_sim_before": pa.array(best, mask=first),
-            "nearest_before": pa.array(embeddings.rows[members[where]], mask=first),
-        }
-        tables.append(pa.table(columns, schema=SIMILARITY_SCHEMA))
+    del assigned  # the names of files that are there by now
+    embedded = EmbeddedRows(paths)
+    parts = [np.load(_assigned(folder, path), allow_pickle=False) for path in paths]
+    table = np.concatenate([np.empty(0, ASSIGNED), *parts])
+    clusters = np.flatnonzero(np.bincount(table["cluster"], minlength=1))
+    tables = (
+        _compare_cluster(embedded, table, cluster, how)
+        for cluster in clusters[clusters % PARTS == part].tolist()
+    )
     path = Path(folder) / f"part-{part:04d}.parquet"
-    write_parquet(path, pa.concat_tables([SIMILARITY_SCHEMA.empty_table(), *tables]), SIMILARITY_SCHEMA)
+    write_parquet(path, tables, SIMILARITY_SCHEMA)
     return str(path)
+
+
+def _compare_cluster(
+    embedded: EmbeddedRows, assigned: npt.NDArray[np.void], cluster: int, how: Comparison
+) -> pa.Table:
+    """Rows of SIMILARITY_SCHEMA for one cluster, in the order in which they were compared."""
+    members = np.flatnonzero(assigned["cluster"] == cluster)
+    ranks = id_order(embedded.ids(members), how.seed)
+    members = members[cluster_order(assigned["cosine"][members], ranks, how.which_to_keep)]
+    best, where = _on_one_thread(max_similarity, embedded.vectors(members), TILE, how.device)
+    first = where < 0
+    columns = {
+        "row": embedded.rows[members],
+        "id": embedded.ids(members),
+        "cluster_id": np.full(len(members), cluster, np.int32),
+        "cos_to_centroid": assigned["cosine"][members],
+        "rank_in_cluster": np.arange(len(members), dtype=np.int32),
+        "max_sim_before": pa.array(best, mask=first),
+        "nearest_before": pa.array(embedded.rows[members[where]], mask=first),
+    }
+    return pa.table(columns, schema=SIMILARITY_SCHEMA)
 
 
 def _merge(task: OneFile, folder: str, parts: Sequence[str]) -> str:
@@ -325,29 +316,28 @@ def _merge(task: OneFile, folder: str, parts: Sequence[str]) -> str:
     return task.file
 
 
-def _choose(
+def drop_rows(
     space: Workspace, settings: SemanticSettings, seed: int, embedded: StageResult, similarity: StageResult
 ) -> StageResult:
+    """Stage semantic: one file of DROP_SCHEMA; its stats are those of `drop_table` and counts of the rows."""
+
     def build(collection: beam.PCollection, folder: str) -> None:
-        _ = collection | "choose" >> beam.Map(
-            _write_drops, folder, similarity.paths[0], embedded.paths, settings, seed
-        )
+        arguments = (folder, similarity.paths[0], embedded.paths, settings, seed)
+        _ = collection | "choose" >> beam.Map(_write_drops, *arguments)
 
     stats = embedded.stats
     return run_stage(
         space,
         "semantic",
-        settings.model_dump(mode="json", include={"threshold", "keep", "d4"}),
+        settings.rule,
         [similarity],
         [OneFile("semantic.parquet")],
         build,
         total=stats["rows"],
         parallel=False,
         summarise=lambda paths: {
-            "rows": stats["rows"],
-            "semantic": read_stats(paths[0])["rows"],
-            "not_embedded": stats["not_embedded"],
-            "truncated": stats["truncated"],
+            **read_stats(paths[0]),
+            **{name: stats[name] for name in ("rows", "not_embedded", "truncated")},
         },
     )
 
@@ -355,76 +345,6 @@ def _choose(
 def _write_drops(
     task: OneFile, folder: str, similarity: str, paths: Sequence[str], settings: SemanticSettings, seed: int
 ) -> str:
-    table = pq.read_table(similarity)
-    embeddings = Embeddings(paths)
-    write_parquet(Path(folder) / task.file, drop_table(table, embeddings, settings, seed), DROP_SCHEMA)
+    table, stats = drop_table(pq.read_table(similarity), EmbeddedRows(paths), settings, seed)
+    write_parquet(Path(folder) / task.file, table, DROP_SCHEMA, stats)
     return task.file
-
-
-def drop_table(table: pa.Table, embeddings: Embeddings, settings: SemanticSettings, seed: int) -> pa.Table:
-    """The rows that are dropped.
-
-    Args:
-        table: SIMILARITY_SCHEMA, ascending in row.
-        embeddings: The same rows.
-        settings: Threshold, fraction or D4.
-        seed: The recipe's seed; it breaks ties.
-
-    Returns:
-        DROP_SCHEMA, ascending in row. A semantic duplicate names the row that stays for it; a row that D4
-        drops as prototypical repeats no other, and names none.
-    """
-    best = np.asarray(table["max_sim_before"].to_numpy(), np.float32)
-    rows = table["row"].to_numpy()
-    nearest = np.searchsorted(rows, table["nearest_before"].fill_null(-1).to_numpy())
-    ranks = np.argsort(np.argsort(id_order(table["id"].to_pylist(), seed)))
-    if settings.d4 is not None:
-        drop = drop_to_fraction(best, ranks, settings.d4.dedupe_keep)
-    elif settings.keep is not None:
-        drop = drop_to_fraction(best, ranks, settings.keep)
-    else:
-        drop = drop_above(best, DEFAULT_THRESHOLD if settings.threshold is None else settings.threshold)
-    stays = representatives(drop, nearest)
-    prototypical = np.zeros(len(drop), np.bool_)
-    if settings.d4 is not None:
-        prototypical[~drop] = _prototypes(embeddings, np.flatnonzero(~drop), settings, ranks, len(drop), seed)
-    dropped = np.flatnonzero(drop | prototypical)
-    copy = drop[dropped]
-    size = np.bincount(stays, minlength=len(drop))
-    ids = table["id"].take(pa.array(dropped))
-    none = pa.nulls(len(dropped), pa.string())
-    columns: dict[str, Any] = {
-        "row": rows[dropped],
-        "id": ids,
-        "stage": ["dedupe"] * len(dropped),
-        "kind": ["semantic"] * len(dropped),
-        "reason": np.where(copy, "semantic duplicate", "D4: prototypical, like many others").tolist(),
-        "duplicate_of": pa.array(table["id"].take(pa.array(stays[dropped])).to_pylist(), mask=~copy),
-        "similarity": pa.array(_cosines(embeddings, dropped, stays[dropped]), mask=~copy),
-        "cluster_size": pa.array(size[stays[dropped]].astype(np.int32), mask=~copy),
-    }
-    return pa.table([columns.get(field.name, none) for field in DROP_SCHEMA], schema=DROP_SCHEMA)
-
-
-def _prototypes(
-    embeddings: Embeddings, left: Int64s, settings: SemanticSettings, ranks: Int64s, total: int, seed: int
-) -> npt.NDArray[np.bool_]:
-    """D4's second step: which of the rows that are left are nearest to the centroids of a new clustering."""
-    if settings.d4 is None:
-        raise ValueError("semantic: D4 is not asked for")
-    count = settings.d4.clusters or cluster_count(len(left))
-    centroids = train_centroids(_sample(embeddings, left, count, seed), count)
-    parts = [left[start : start + 65_536] for start in range(0, len(left), 65_536)]
-    found = [_on_one_thread(assign, embeddings.vectors(part), centroids)[1] for part in parts]
-    cosine = np.concatenate([np.zeros(0, np.float32), *found])
-    return drop_prototypes(cosine, ranks[left], round(settings.d4.keep * total))
-
-
-def _cosines(embeddings: Embeddings, left: Int64s, right: Int64s) -> npt.NDArray[np.float64]:
-    """True cosine of pairs of rows."""
-    result = np.empty(len(left))
-    for start in range(0, len(left), 16_384):
-        part = slice(start, start + 16_384)
-        one, other = embeddings.vectors(left[part]), embeddings.vectors(right[part])
-        result[part] = (one.astype(np.float64) * other).sum(axis=1)
-    return result

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from scorers.models.settings import EmbeddingSettings
 
 DEFAULT_THRESHOLD = 0.95
+WhichToKeep = Literal["hard", "easy", "random"]
 
 
 class D4Settings(BaseModel):
@@ -16,7 +17,7 @@ class D4Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    keep: float = Field(gt=0, le=1, description="fraction of the rows to keep in all")
+    keep: float = Field(gt=0, le=1, description="fraction of the embedded rows to keep in all")
     dedupe_keep: float = Field(default=0.75, gt=0, le=1, description="fraction that semantic dedupe leaves")
     clusters: int | None = Field(default=None, ge=1, description="of the second clustering; null: by size")
 
@@ -41,12 +42,14 @@ class SemanticSettings(BaseModel):
         le=1,
         description=f"drop above this cosine similarity; default {DEFAULT_THRESHOLD}",
     )
-    keep: float | None = Field(default=None, gt=0, le=1, description="fraction to keep, instead of threshold")
+    keep: float | None = Field(
+        default=None, gt=0, le=1, description="fraction of the embedded rows to keep, instead of threshold"
+    )
     d4: D4Settings | None = Field(default=None, description="diversify after dedupe, instead of the two")
     clusters: int | None = Field(
         default=None, ge=1, description="of k-means; rows are compared within one; null: by number of rows"
     )
-    which_to_keep: Literal["hard", "easy", "random"] = Field(
+    which_to_keep: WhichToKeep = Field(
         default="hard", description="of rows alike: the farthest from the centroid, the nearest, or any"
     )
 
@@ -56,3 +59,12 @@ class SemanticSettings(BaseModel):
         if len(given) > 1:
             raise ValueError(f"semantic: give only one of {', '.join(given)}")
         return self
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """Which rows are dropped once the similarities are known: threshold, keep or d4, with its value."""
+        if self.d4 is not None:
+            return {"d4": self.d4.model_dump(mode="json")}
+        if self.keep is not None:
+            return {"keep": self.keep}
+        return {"threshold": DEFAULT_THRESHOLD if self.threshold is None else self.threshold}

@@ -8,32 +8,33 @@ counts as "before" even if it is dropped itself. The first of a cluster has no M
 
 Differences: the code's M of the first row, and of rows with negative similarities only, is 0; here the first
 has none, and negative ones are kept as they are, which only matters for thresholds below 0. Ties in the order
-are broken by a hash of (seed, id). [ours]
+are broken by a hash of (seed, id). [ours] M is computed twice: in float32 to find the nearest row before, and
+in float64 for that pair, so that rows alike have the same M wherever they stand.
+
+No (n, n) matrix is made: a cluster's vectors and one tile of similarities are in memory.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pipelines.dedupe.hashing import Int64s, UInt64s
+from pipelines.dedupe.semantic_settings import WhichToKeep
+from pipelines.dedupe.spherical_kmeans import cosines
 
 Floats = npt.NDArray[np.float32]
 
 TILE = 2048  # rows compared with as many at a time: 16 MB of similarities
 
 
-def cluster_order(
-    cosine: Floats, ranks: Int64s | UInt64s, which: Literal["hard", "easy", "random"]
-) -> Int64s:
+def cluster_order(cosine: Floats, ranks: Int64s | UInt64s, which: WhichToKeep) -> Int64s:
     """The order in which the rows of one cluster are compared; the first stay.
 
     Args:
         cosine: Cosine of each row to the centroid.
-        ranks: Rank of each row in an order that is random but fixed, for ties.
+        ranks: A pseudo-random number for each row, for ties: lower first.
         which: hard: farthest from the centroid first; easy: nearest first; random: by rank alone.
     """
     if which == "random":
@@ -68,9 +69,12 @@ def max_similarity(vectors: Floats, tile: int = TILE, device: str = "cpu") -> tu
             better = value > best[part]
             best[part] = torch.where(better, value, best[part])
             where[part] = torch.where(better, index + other, where[part])
-    result = best.numpy()
-    result[:1] = np.nan
-    return result, where.numpy()
+    nearest = where.numpy()
+    result = np.full(count, np.nan, np.float32)
+    for start in range(1, count, tile):
+        part = slice(start, start + tile)
+        result[part] = cosines(vectors[part], vectors[nearest[part]])
+    return result, nearest
 
 
 def drop_above(similarity: Floats, threshold: float) -> npt.NDArray[np.bool_]:
@@ -78,19 +82,21 @@ def drop_above(similarity: Floats, threshold: float) -> npt.NDArray[np.bool_]:
     return np.asarray(np.nan_to_num(similarity, nan=-np.inf) > threshold)
 
 
-def drop_to_fraction(similarity: Floats, ranks: Int64s, keep: float) -> npt.NDArray[np.bool_]:
+def drop_to_fraction(
+    similarity: Floats, ranks: npt.NDArray[np.integer], keep: float
+) -> npt.NDArray[np.bool_]:
     """Rows to drop so that a fraction stays: those of the highest similarity over all clusters.
 
     The first row of a cluster stays whatever the fraction, so fewer may be dropped.
 
     Args:
         similarity: Highest similarity to a row before, NaN for the first of a cluster.
-        ranks: For ties: the higher rank goes.
+        ranks: A pseudo-random number for each row, for ties: higher goes.
         keep: Fraction to keep.
     """
     drop = np.zeros(len(similarity), np.bool_)
     count = len(similarity) - round(keep * len(similarity))
-    order = np.lexsort((-ranks, -np.nan_to_num(similarity, nan=-np.inf)))
+    order = np.lexsort((ranks, np.nan_to_num(similarity, nan=-np.inf)))[::-1]
     chosen = order[:count]
     drop[chosen[np.isfinite(similarity[chosen])]] = True
     return drop

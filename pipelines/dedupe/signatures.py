@@ -128,6 +128,13 @@ def _mapped(path: str) -> pa.Table:
         return pa.ipc.open_file(source).read_all()
 
 
+@lru_cache(maxsize=MAPPED_FILES)
+def _key_columns(path: str, number: int) -> tuple[UInt64s, npt.NDArray[np.int32]]:
+    """The hashes of a key, ascending, and the positions they belong to; views of the mapped file."""
+    table = _mapped(path)
+    return table[f"hashes_{number}"].to_numpy(), table[f"positions_{number}"].to_numpy()
+
+
 def row_count(path: str) -> int:
     """Number of rows of a signature file."""
     return int(_mapped(path).num_rows)
@@ -158,12 +165,11 @@ class SignatureFiles:
         hashes, rows = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
         low, high = part << (64 - part_bits), ((part + 1) << (64 - part_bits)) - 1
         for file in self.files:
-            table = _mapped(file.path)
-            column = table[f"hashes_{number}"].to_numpy()
-            start = np.searchsorted(column, np.uint64(low), "left")
-            stop = np.searchsorted(column, np.uint64(high), "right")
+            column, positions = _key_columns(file.path, number)
+            start = column.searchsorted(np.uint64(low), "left")
+            stop = column.searchsorted(np.uint64(high), "right")
             hashes.append(column[start:stop])
-            rows.append(table[f"positions_{number}"].to_numpy()[start:stop].astype(np.int64) + file.first)
+            rows.append(positions[start:stop].astype(np.int64) + file.first)
         ordered, order = sort_hashes(np.concatenate(hashes), part_bits)
         return ordered, np.concatenate(rows)[order]
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.dedupe import spherical_kmeans
-from pipelines.dedupe.d4 import drop_prototypes
-from pipelines.dedupe.semantic_settings import D4Settings, SemanticSettings
+from pipelines.dedupe.hashing import Int64s
+from pipelines.dedupe.semantic_settings import SemanticSettings, WhichToKeep
 from pipelines.dedupe.semdedup import (
     cluster_order,
     drop_above,
@@ -23,6 +23,11 @@ from pipelines.dedupe.semdedup import (
 from pipelines.dedupe.spherical_kmeans import assign, cluster_count, train_centroids
 
 Floats = npt.NDArray[np.float32]
+
+
+class FaissPackage:
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 def at_angles(*degrees: float) -> Floats:
@@ -76,6 +81,32 @@ def test_copies_in_a_cluster_leave_exactly_one(seed: int, count: int) -> None:
     assert (~drop_above(max_similarity(vectors)[0], 0.99)).sum() == 1
 
 
+@given(st.integers(0, 1000), st.integers(1, 9))
+def test_copies_have_a_similarity_of_one_wherever_they_stand(seed: int, tile: int) -> None:
+    vectors = random_vectors(seed, 12)
+    best, _ = max_similarity(np.concatenate([vectors, vectors]), tile)
+    assert best[12:] == pytest.approx(np.ones(12), abs=2e-7)
+    assert best[1:].max() <= 1
+    assert not drop_above(best, 1).any()
+    assert np.array_equal(best[12:], max_similarity(np.concatenate([vectors, vectors[::-1]]))[0][:11:-1])
+
+
+@given(st.integers(0, 1000), st.sampled_from(["hard", "easy", "random"]))
+def test_the_order_in_which_rows_come_changes_nothing(seed: int, which: WhichToKeep) -> None:
+    vectors, ranks = random_vectors(seed, 40), np.random.default_rng(seed).permutation(40)
+    vectors[20:25] = vectors[:5]
+    centroid = train_centroids(vectors, 1, seed)
+
+    def by_rank(order: Int64s) -> list[tuple[int, float, int]]:
+        _, cosine = assign(vectors[order], centroid)
+        order = order[cluster_order(cosine, ranks[order], which)]
+        best, where = max_similarity(vectors[order])
+        facts = zip(ranks[order], best.tolist(), ranks[order[where]], strict=True)
+        return sorted((int(a), b, int(c)) for a, b, c in facts if not np.isnan(b))
+
+    assert by_rank(np.arange(40)) == by_rank(np.random.default_rng(seed + 1).permutation(40))
+
+
 @given(st.integers(0, 1000))
 def test_a_rotation_changes_nothing(seed: int) -> None:
     vectors = random_vectors(seed, 30)
@@ -103,27 +134,12 @@ def test_a_fraction_keeps_that_many_unless_first_rows_would_go(seed: int, count:
         assert np.nanmin(best[drop]) >= np.nanmax(np.where(drop, -np.inf, np.nan_to_num(best, nan=-np.inf)))
 
 
-def test_d4_drops_the_most_prototypical() -> None:
-    # the worked example: points 0, .1, .2, 1 about a centroid of .325; distances .325, .225, .125, .675
-    closeness = -np.array([0.325, 0.225, 0.125, 0.675], np.float32)
-    assert np.flatnonzero(~drop_prototypes(closeness, np.arange(4), keep=2)).tolist() == [0, 3]
-    assert not drop_prototypes(closeness, np.arange(4), keep=4).any()
-
-
-@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=40), st.integers(0, 40))
-def test_d4_keeps_what_is_farther_than_all_it_drops(cosine: list[float], keep: int) -> None:
-    values = np.array(cosine, np.float32)
-    drop = drop_prototypes(values, np.arange(len(values)), keep)
-    assert (~drop).sum() == min(keep, len(values))
-    if drop.any() and not drop.all():
-        assert values[drop].min() >= values[~drop].max()
-
-
-def test_d4_that_keeps_more_than_dedupe_leaves_is_refused() -> None:
-    with pytest.raises(ValueError, match="above dedupe_keep"):
-        D4Settings(keep=0.9, dedupe_keep=0.75)
+def test_only_one_rule_is_given() -> None:
+    model = {"model": {"path": "x"}}
     with pytest.raises(ValueError, match="give only one of threshold, keep"):
-        SemanticSettings.model_validate({"model": {"path": "x"}, "threshold": 0.9, "keep": 0.5})
+        SemanticSettings.model_validate({**model, "threshold": 0.9, "keep": 0.5})
+    implied, said = (SemanticSettings.model_validate({**model, **more}) for more in ({}, {"threshold": 0.95}))
+    assert implied.rule == said.rule == {"threshold": 0.95}
 
 
 @settings(deadline=None, max_examples=10)
@@ -132,27 +148,45 @@ def test_centroids_have_length_one_and_find_separate_groups(seed: int) -> None:
     centres = np.eye(4, dtype=np.float32)
     around = np.repeat(centres, 50, axis=0) + 0.05 * np.random.default_rng(seed).normal(size=(200, 4))
     vectors: Floats = np.asarray(around / np.linalg.norm(around, axis=1, keepdims=True), np.float32)
-    centroids = train_centroids(vectors, 12)
+    centroids = train_centroids(vectors, 12, seed)
     assert np.linalg.norm(centroids, axis=1) == pytest.approx(np.ones(12), abs=1e-5)
     cluster, cosine = assign(vectors, centroids)
     groups = [set(cluster[start : start + 50].tolist()) for start in range(0, 200, 50)]
     assert len(set.union(*groups)) == sum(map(len, groups))  # no cluster holds rows of two groups
     assert cosine.min() > 0.9
-    assert np.array_equal(train_centroids(vectors, 12), centroids)
+    assert np.array_equal(train_centroids(vectors, 12, seed), centroids)
+
+
+def test_centroids_do_not_depend_on_the_number_of_threads() -> None:
+    faiss = spherical_kmeans.load_faiss()
+    vectors, before, found = random_vectors(0, 5000, 64), faiss.omp_get_max_threads(), []
+    try:
+        for threads in (1, 4):
+            faiss.omp_set_num_threads(threads)
+            found.append(train_centroids(vectors, 20, 3))
+            assert faiss.omp_get_max_threads() == threads
+    finally:
+        faiss.omp_set_num_threads(before)
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], train_centroids(vectors, 20, 4))
 
 
 def test_one_cluster_needs_no_faiss_and_more_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    assert train_centroids(at_angles(0, 90), 1)[0] == pytest.approx([np.sqrt(0.5)] * 2)
-    assert train_centroids(at_angles(0, 180), 1)[0] == pytest.approx([0, 0], abs=1e-6)
+    assert train_centroids(at_angles(0, 90), 1, 0)[0] == pytest.approx([np.sqrt(0.5)] * 2)
+    assert train_centroids(at_angles(0, 180), 1, 0)[0] == pytest.approx([0, 0], abs=1e-6)
     with pytest.raises(ValueError, match=r"pip install 'winnow\[cpu\]'"):
-        train_centroids(at_angles(0, 90, 180), 2)
+        train_centroids(at_angles(0, 90, 180), 2, 0)
 
 
 def test_two_packages_of_faiss_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.metadata, "distributions", lambda name: iter([name]))
+    monkeypatch.setattr(
+        importlib.metadata,
+        "distributions",
+        lambda: [FaissPackage("faiss-cpu"), FaissPackage("faiss-gpu-cu12")],
+    )
     with pytest.raises(ValueError, match="overwrite each other's files"):
-        train_centroids(at_angles(0, 90, 180), 2)
+        train_centroids(at_angles(0, 90, 180), 2, 0)
 
 
 def test_small_sets_are_compared_whole() -> None:
