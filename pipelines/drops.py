@@ -23,7 +23,7 @@ DROP_SCHEMA = pa.schema(
         ("stage", pa.string()),  # "decontaminate" or "dedupe"
         ("kind", pa.string()),  # "exact", "near", "semantic" or "contaminated"
         ("reason", pa.string()),  # countable: the same words for the same cause
-        ("duplicate_of", pa.string()),  # id of the row that stays; null for contaminated rows
+        ("duplicate_of", pa.string()),  # id of the row that stays; null for contaminated rows and those of D4
         ("duplicate_in", pa.string()),  # the earlier output that holds duplicate_of; null: this run
         (
             "similarity",

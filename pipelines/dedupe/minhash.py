@@ -84,11 +84,23 @@ def _signatures(values: UInt64s, bounds: Int64s, a: UInt32s, b: UInt32s) -> UInt
     for row in range(len(bounds) - 1):
         smallest = result[row]
         smallest[:] = np.uint32(0xFFFFFFFF)
-        for index in range(bounds[row], bounds[row + 1]):
-            hashed = _mix32(np.uint32(values[index]))  # the low 32 bits
+        index, end = bounds[row], bounds[row + 1]
+        while (
+            index + 4 <= end
+        ):  # four shingles for each time a permutation is loaded; the low 32 bits of each
+            one, two = _mix32(np.uint32(values[index])), _mix32(np.uint32(values[index + 1]))
+            three, four = _mix32(np.uint32(values[index + 2])), _mix32(np.uint32(values[index + 3]))
             for which in range(len(a)):
-                permuted = np.uint32(a[which] * hashed + b[which])
-                smallest[which] = min(smallest[which], permuted)
+                p, q = np.uint32(a[which]), np.uint32(b[which])
+                early = min(np.uint32(p * one + q), np.uint32(p * two + q))
+                late = min(np.uint32(p * three + q), np.uint32(p * four + q))
+                smallest[which] = min(smallest[which], min(early, late))
+            index += 4
+        while index < end:
+            one = _mix32(np.uint32(values[index]))
+            for which in range(len(a)):
+                smallest[which] = min(smallest[which], np.uint32(a[which] * one + b[which]))
+            index += 1
     return result
 
 

@@ -91,10 +91,11 @@ def _response_chars(messages: pa.ChunkedArray) -> npt.NDArray[np.int64]:
         if len(column)
         else np.zeros(0, np.int64)
     )
-    turns = turns.take(pa.array(last))
-    chars = pc.utf8_length(turns.field("content")).fill_null(0).to_numpy().astype(np.int64)
-    for at in np.flatnonzero(np.asarray(pc.is_valid(turns.field("tool_calls")))):
-        chars[at] = len(response_text([turns[int(at)].as_py()]))
+    lengths = pc.utf8_length(turns.field("content")).fill_null(0).to_numpy()
+    calls = np.asarray(turns.field("tool_calls").is_valid())
+    chars = lengths[last].astype(np.int64)
+    for at in np.flatnonzero(calls[last]).tolist():
+        chars[at] = len(response_text([turns[int(last[at])].as_py()]))
     return np.asarray(chars, np.int64)
 
 
