@@ -58,7 +58,8 @@ def main() -> None:
         for rank in range(job.bands):
             buckets.run(rank=rank, world_size=job.bands)
         MinhashDedupCluster(folders[1], folders[2], config).run()
-    removed = np.fromfile(Path(folders[2], "000000.remove"), "<u4")
+    listed = Path(folders[2], "000000.remove")  # not there when nothing is to be removed
+    removed = np.fromfile(listed, "<u4") if listed.exists() else np.zeros(0, np.uint32)
     kept = np.setdiff1d(np.arange(pq.read_metadata(job.corpus).num_rows), removed)
     write_report(job, clock, "datatrove", kept.tolist())
 
