@@ -280,6 +280,9 @@ def _dead_worker_watch() -> Iterator[_Watch]:
 
     watch = _Watch()
     previous = threading.excepthook
+    # A shell starts what it puts in the background with SIGINT ignored, and then nothing would interrupt us.
+    in_main = threading.current_thread() is threading.main_thread()
+    deaf = in_main and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
         if isinstance(args.exc_value, grpc.RpcError):
@@ -299,9 +302,13 @@ def _dead_worker_watch() -> Iterator[_Watch]:
             _interrupt_main_thread()
 
     threading.excepthook = in_thread
+    if deaf:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield watch
     finally:
+        if deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         if not STOP.requested:  # else threads of killed workers are still ending, and should in silence
             threading.excepthook = previous
 
