@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from connectors.examples import EXAMPLE_SCHEMA, Conversation, example_id, example_row, message
 from connectors.shards import write_arrow
-from pipelines.dedupe.find_duplicates import Search, _merge, _tasks, _write_copies, _write_near
+from pipelines.dedupe.find_duplicates import Search, steps
 from pipelines.dedupe.settings import DedupeSettings, MinHashSettings
 from pipelines.dedupe.signatures import SignatureFile, signature_table
 
@@ -97,20 +97,19 @@ def measure(rows: int, folder: Path) -> dict[str, float]:
     search = Search(
         tuple(files), (), str(folder / "excluded.npy"), SETTINGS, str(folder), "duplicates.parquet"
     )
-    times = [time.process_time()]
-    copies = [_write_copies(task, search) for task in _tasks(search, search.copy_keys)]
-    times.append(time.process_time())
-    near = [_write_near(task, search, copies) for task in _tasks(search, search.near_keys)]
-    times.append(time.process_time())
-    _merge(None, search, copies, near)
-    times.append(time.process_time())
+    spent = {}
+    for step in steps(search):
+        began = time.process_time()
+        for task in step.tasks:
+            step.write(task, search)
+        spent[step.name] = time.process_time() - began
     return {
         "rows": rows,
         "text_mb": text / 1e6,
         "sign_s": sign,
-        "copies_s": times[1] - times[0],
-        "near_s": times[2] - times[1],
-        "merge_s": times[3] - times[2],
+        "copies_s": spent["join copies"] + spent["leave out copies"],
+        "near_s": spent["join near"],
+        "merge_s": sum(time for name, time in spent.items() if name.startswith(("merge", "write"))),
         "dropped": pq.read_metadata(folder / search.file).num_rows,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }

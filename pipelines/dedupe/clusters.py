@@ -4,11 +4,16 @@
    alone goes on, so a hundred thousand copies cost no more than one.
 2. `join_near`: rows that share a band of their MinHash signature are candidates; a candidate pair counts when
    the true Jaccard similarity of its shingle sets reaches the threshold.
-3. `duplicate_table`: connected components are the clusters; the keeper stays, the others name it.
+3. `stars`: connected components are the clusters, written as one pair for each row but the smallest of its
+   component. The pairs of many files become the stars of one, and many of those again the stars of one: a
+   tree of merges. Stars of stars are the same whatever the tree.
+4. `write_duplicates`: the keeper stays, the others name it.
 
 Steps 1 and 2 run once for each key and range of hashes, each on its own; what they find depends on nothing
-but the rows, so not on how the work is spread. Step 3 is one union-find over the pairs found: 16 bytes a
-pair, at most one pair a row and key, and 8 bytes a row that is in a pair.
+but the rows, so not on how the work is spread. A merge is a union-find in one worker that reads one file of
+pairs after the other: 8 bytes for each row of the run and 16 for each pair of one file. Step 4 holds about 60
+bytes for each row that is alike another. A billion rows with 200 million duplicates so take 12 GB of one
+worker, and ten million with two million 120 MB.
 
 Two members of a cluster may be less alike than the threshold: a chain A-B-C of near pairs is one cluster, and
 C may lie below the threshold from A. The similarity given is always the true one to the keeper.
@@ -16,7 +21,9 @@ C may lie below the threshold from A. The similarity given is always the true on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +31,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from connectors.shards import ShardWriter
 from pipelines.dedupe.hashing import Int64s, UInt64s
-from pipelines.dedupe.pairs import MAX_PAIRWISE_BUCKET, join_buckets, label_components, similarities
+from pipelines.dedupe.pairs import MAX_PAIRWISE_BUCKET, join_buckets, similarities, star_edges, unite
 from pipelines.dedupe.settings import DedupeSettings, KeepBy
 from pipelines.dedupe.signatures import CONTENT_KEY, SignatureFiles
 from pipelines.drops import DROP_SCHEMA
@@ -34,7 +42,9 @@ SHINGLES_IN_MEMORY = (
     8 * 2**20
 )  # hashes that a task holds at once, except for one bucket or row larger than that
 KEYS_SORTED = 131_072  # at a time
+ROWS_AT_ONCE = 2**18  # whose columns are read
 NO_EDGES = np.zeros((2, 0), np.int64)
+_NOTHING = (np.zeros(0, np.int64),) * 3
 
 Sets = Callable[[Int64s], tuple[UInt64s, Int64s]]
 """Gives the sets of some rows, by ascending row number: members, and where each set begins and ends."""
@@ -75,11 +85,21 @@ def join_near(
     return np.hstack([NO_EDGES, *found])
 
 
-def copies_of(edges: Int64s) -> Int64s:
-    """The rows that are not the smallest of their copies, ascending, from the pairs of `join_copies`."""
-    nodes, ends = np.unique(edges, return_inverse=True)
-    labels = label_components(ends.reshape(edges.shape), len(nodes))
-    return np.asarray(nodes[labels != np.arange(len(nodes))], np.int64)
+def stars(pairs: Iterable[Int64s], rows: int) -> Int64s:
+    """Connected components, as pairs of the smallest row of a component and each other row of it.
+
+    Args:
+        pairs: Arrays of pairs of row numbers, each of shape (2, m), in any order.
+        rows: One more than the largest row number.
+
+    Returns:
+        Pairs, shape (2, m): first the smallest row, then the other, ascending in the other. They depend on
+        the components only.
+    """
+    parents = np.arange(rows)
+    for edges in pairs:
+        unite(parents, edges)
+    return star_edges(parents)
 
 
 def _bucket_runs(
@@ -147,54 +167,96 @@ def _blocks(
         first = end
 
 
-def duplicate_table(
-    edges: Int64s, files: SignatureFiles, settings: DedupeSettings, older: Sequence[tuple[int, str]] = ()
-) -> tuple[pa.Table, dict[str, int]]:
-    """The rows that are dropped, with the keeper of each and how alike they are to it.
+def write_duplicates(
+    path: str | Path,
+    edges: Int64s,
+    files: SignatureFiles,
+    settings: DedupeSettings,
+    older: Sequence[tuple[int, str]] = (),
+) -> None:
+    """Writes the rows that are dropped, with the keeper of each and how alike they are to it.
 
     The keeper is the row of an earlier output if there is one, then as the keep rules say, then the smallest
     id. A row is an "exact" duplicate when its content hash is the keeper's, otherwise "near". Rows of earlier
     outputs are never dropped.
 
     Args:
-        edges: Pairs of row numbers, shape (2, m), in any order.
+        path: The drop file: DROP_SCHEMA, ascending in row; its stats count exact and near duplicates and
+            clusters.
+        edges: What `stars` gave for all pairs.
         files: The signature files.
         settings: The recipe's `dedupe` section.
         older: For each earlier output its first row number and its name, ascending.
-
-    Returns:
-        DROP_SCHEMA, ascending in row; and counts of exact and near duplicates and of clusters.
     """
-    nodes, ends = np.unique(edges, return_inverse=True)
-    if not len(nodes):
-        return DROP_SCHEMA.empty_table(), {"exact": 0, "near": 0, "clusters": 0}
-    labels = label_components(ends.reshape(edges.shape), len(nodes))
-    members = files.rows(nodes, ["id", "source", "content_hash", "response_chars", *_field_columns(settings)])
     ours = older[0][0] if older else files.end
-    keeper, size = _keepers(members, labels, nodes >= ours, settings)
-    dropped = np.flatnonzero((keeper != np.arange(len(nodes))) & (nodes < ours))
-    stays = keeper[dropped]
-    same = np.asarray(pc.equal(members["content_hash"].take(dropped), members["content_hash"].take(stays)))
-    similarity = np.ones(len(dropped))
-    near = np.flatnonzero(~same)
-    similarity[near] = _similarities(nodes[dropped[near]], nodes[stays[near]], files)
+    blocks = [_choose(block, files, settings, ours) for block in _whole_clusters(edges)]
+    rows, keepers, sizes = (np.concatenate(parts) for parts in zip(_NOTHING, *blocks, strict=True))
+    counts = {"exact": 0, "near": 0, "clusters": len(np.unique(keepers))}
+    order = np.argsort(rows)
+    with ShardWriter(path, DROP_SCHEMA) as writer:
+        for start in range(0, len(order), ROWS_AT_ONCE):
+            part = order[start : start + ROWS_AT_ONCE]
+            table = _duplicates(rows[part], keepers[part], sizes[part], files, older)
+            writer.write(table)
+            for kind in pc.value_counts(table["kind"]).to_pylist():
+                counts[kind["values"]] += kind["counts"]
+        writer.stats = counts
+
+
+def _whole_clusters(edges: Int64s) -> Iterator[Int64s]:
+    """The pairs of `stars` in blocks of about ROWS_AT_ONCE, all of a component in one block."""
+    edges = edges[:, np.argsort(edges[0], kind="stable")]
+    starts = np.searchsorted(edges[0], edges[0, ::ROWS_AT_ONCE])
+    for start, stop in itertools.pairwise([*np.unique(starts), edges.shape[1]]):
+        yield edges[:, start:stop]
+
+
+def _choose(
+    edges: Int64s, files: SignatureFiles, settings: DedupeSettings, ours: int
+) -> tuple[Int64s, Int64s, Int64s]:
+    """The rows below `ours` that leave their component, the one that stays for each, and the size of it."""
+    nodes = np.union1d(edges[0], edges[1])
+    labels = np.arange(len(nodes))
+    labels[np.searchsorted(nodes, edges[1])] = np.searchsorted(nodes, edges[0])
+    by_id = np.empty(len(nodes), np.int64)
+    by_id[pc.sort_indices(files.rows(nodes, ["id"])["id"]).to_numpy()] = np.arange(len(nodes))
+    ranks: list[npt.NDArray[Any]] = [labels, nodes < ours]
+    ranks += [_rank(nodes, rule, files) for rule in settings.keep if rule != "first"]
+    order = np.lexsort([by_id, *reversed(ranks)])  # the last key weighs most
+    _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    keepers = np.repeat(order[first], sizes)
+    leaves = (order != keepers) & (nodes[order] < ours)
+    return nodes[order[leaves]], nodes[keepers[leaves]], np.repeat(sizes, sizes)[leaves]
+
+
+def _duplicates(
+    rows: Int64s,
+    keepers: Int64s,
+    sizes: Int64s,
+    files: SignatureFiles,
+    older: Sequence[tuple[int, str]],
+) -> pa.Table:
+    """Rows that are dropped, ascending, as DROP_SCHEMA."""
+    nodes, ends = np.unique(np.stack([rows, keepers]), return_inverse=True)
+    members = files.rows(nodes, ["id", "content_hash"])
+    row, keeper = ends.reshape(2, -1)
+    same = np.asarray(pc.equal(members["content_hash"].take(row), members["content_hash"].take(keeper)))
+    similarity = np.ones(len(rows))
+    similarity[~same] = _similarities(rows[~same], keepers[~same], files)
     kind = np.where(same, "exact", "near")
-    count = len(dropped)
     columns: dict[str, Any] = {
-        "row": nodes[dropped],
-        "id": members["id"].take(dropped),
-        "stage": ["dedupe"] * count,
+        "row": rows,
+        "id": members["id"].take(row),
+        "stage": ["dedupe"] * len(rows),
         "kind": kind,
         "reason": [f"{name} duplicate" for name in kind],
-        "duplicate_of": members["id"].take(stays),
-        "duplicate_in": _output_names(nodes[stays], older),
+        "duplicate_of": members["id"].take(keeper),
+        "duplicate_in": _output_names(keepers, older),
         "similarity": similarity,
-        "cluster_size": size[dropped],
+        "cluster_size": sizes,
     }
-    empty = pa.nulls(count, pa.string())
-    table = pa.table([columns.get(field.name, empty) for field in DROP_SCHEMA], schema=DROP_SCHEMA)
-    clusters = len(np.unique(keeper[dropped]))
-    return table, {"exact": int(same.sum()), "near": len(near), "clusters": clusters}
+    empty = pa.nulls(len(rows), pa.string())
+    return pa.table([columns.get(field.name, empty) for field in DROP_SCHEMA], schema=DROP_SCHEMA)
 
 
 def _output_names(rows: Int64s, older: Sequence[tuple[int, str]]) -> pa.Array:
@@ -204,35 +266,13 @@ def _output_names(rows: Int64s, older: Sequence[tuple[int, str]]) -> pa.Array:
     return pa.array(names[np.searchsorted([first for first, _ in older], rows, "right")], pa.string())
 
 
-def _field_columns(settings: DedupeSettings) -> list[str]:
-    return [f"field:{name}" for name in settings.fields]
-
-
-def _keepers(
-    members: pa.Table, labels: Int64s, is_older: npt.NDArray[np.bool_], settings: DedupeSettings
-) -> tuple[Int64s, npt.NDArray[np.int32]]:
-    """For each member the position of its cluster's keeper, and the size of its cluster."""
-    by_id = np.empty(len(labels), np.int64)
-    by_id[pc.sort_indices(members["id"]).to_numpy()] = np.arange(len(labels))
-    ranks: list[npt.NDArray[Any]] = [labels, ~is_older]
-    ranks += [_rank(members, rule) for rule in settings.keep if rule != "first"]
-    order = np.lexsort([by_id, *reversed(ranks)])  # the last key weighs most
-    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    keeper = np.empty(len(order), np.int64)
-    size = np.empty(len(order), np.int32)
-    keeper[order] = np.repeat(order[first], counts)
-    size[order] = np.repeat(counts, counts)
-    return keeper, size
-
-
-def _rank(members: pa.Table, rule: str | KeepBy) -> npt.NDArray[Any]:
+def _rank(nodes: Int64s, rule: str | KeepBy, files: SignatureFiles) -> npt.NDArray[Any]:
     """The smaller, the rather it stays; last are sources that are not listed and rows without a number."""
     if isinstance(rule, KeepBy) and rule.source:
-        place = pc.index_in(members["source"], pa.array(rule.source))
+        place = pc.index_in(files.rows(nodes, ["source"])["source"], pa.array(rule.source))
         return np.asarray(place.fill_null(len(rule.source)).to_numpy())
-    if isinstance(rule, KeepBy):
-        return -np.asarray(members[f"field:{rule.highest}"].fill_null(-np.inf).to_numpy())
-    return -np.asarray(members["response_chars"].to_numpy())
+    name = f"field:{rule.highest}" if isinstance(rule, KeepBy) else "response_chars"
+    return -np.asarray(files.rows(nodes, [name])[name].cast(pa.float64()).fill_null(-np.inf).to_numpy())
 
 
 def _similarities(rows: Int64s, keepers: Int64s, files: SignatureFiles) -> npt.NDArray[np.float64]:

@@ -2,27 +2,28 @@
 
 Elements are tasks, one for each key and range of hashes; a task reads its slice of every signature file and
 writes the pairs it found. What one step hands to the next are the names of those files: no text, no signature
-and no pair crosses a shuffle. A file of pairs that is there is not made again.
+and no pair crosses a shuffle. A file of pairs that is there is not made again. The pairs of all tasks are
+merged in a tree, FAN_IN files at a time.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
 
-from connectors.shards import write_parquet
-from pipelines.dedupe.clusters import NO_EDGES, copies_of, duplicate_table, join_copies, join_near
+from pipelines.dedupe.clusters import join_copies, join_near, stars, write_duplicates
 from pipelines.dedupe.hashing import Int64s
 from pipelines.dedupe.settings import DedupeSettings
 from pipelines.dedupe.signatures import FIRST_BAND, SET_KEY, SignatureFile, SignatureFiles, key_count
-from pipelines.drops import DROP_SCHEMA
 
 ROWS_IN_TASK = 4 * 2**20  # keys that a task sorts at once: 16 bytes each, three times over
+LEFT_OUT = "left-out.npy"
+FAN_IN = 32  # files of pairs that are merged into one
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,14 @@ class Compare:
         return f"pairs-{self.key:04d}-{self.part:05d}.npy"
 
 
+@dataclass(frozen=True)
+class Merge:
+    """Files of pairs that become one."""
+
+    sources: tuple[str, ...]
+    file: str
+
+
 class FindDuplicates(beam.PTransform):
     """PBegin → the name of the drop file, written when the element appears.
 
@@ -87,65 +96,115 @@ class FindDuplicates(beam.PTransform):
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         """Adds the steps to the pipeline."""
-        search = self.search
-        copies = (
-            pipeline
-            | "copy keys" >> beam.Create(_tasks(search, search.copy_keys))
-            | "join copies" >> beam.Map(_write_copies, search)
-        )
-        near = (
-            pipeline
-            | "bands" >> beam.Create(_tasks(search, search.near_keys))
-            | "join near" >> beam.Map(_write_near, search, beam.pvalue.AsList(copies))
-        )
-        return (
-            pipeline
-            | "once" >> beam.Create([None])
-            | "merge" >> beam.Map(_merge, search, beam.pvalue.AsList(copies), beam.pvalue.AsList(near))
-        )
+        done: beam.PCollection | None = None
+        for step in steps(self.search):
+            after = [] if done is None else [beam.pvalue.AsIter(done)]
+            done = (
+                pipeline
+                | f"to {step.name}" >> beam.Create(step.tasks)
+                | step.name >> beam.Map(step.write, self.search, *after)
+            )
+        return done
 
 
 def find_duplicates(search: Search) -> str:
     """Finds duplicates in one process, without Beam; the same file as the transform gives."""
-    copies = [_write_copies(task, search) for task in _tasks(search, search.copy_keys)]
-    near = [_write_near(task, search, copies) for task in _tasks(search, search.near_keys)]
-    return _merge(None, search, copies, near)
+    for step in steps(search):
+        for task in step.tasks:
+            step.write(task, search)
+    return search.file
+
+
+@dataclass(frozen=True)
+class Step:
+    """Tasks that can run in any order, after those of the step before.
+
+    Attributes:
+        name: What it does.
+        tasks: Its tasks.
+        write: Writes the file of a task; what the step before wrote has to be there.
+    """
+
+    name: str
+    tasks: Sequence[Compare | Merge]
+    write: Callable[..., str]
+
+
+def steps(search: Search) -> list[Step]:
+    """The steps of a search, in order; the last writes the drop file."""
+    copies, near = _tasks(search, search.copy_keys), _tasks(search, search.near_keys)
+    *levels, last = _merges([task.file for task in (*copies, *near)], search.file)
+    return [
+        Step("join copies", copies, _write_copies),
+        Step("leave out copies", [Merge(tuple(task.file for task in copies), LEFT_OUT)], _write_left_out),
+        Step("join near", near, _write_near),
+        *(Step(f"merge {number}", level, _write_stars) for number, level in enumerate(levels, 1)),
+        Step("write duplicates", last, _write_duplicates),
+    ]
 
 
 def _tasks(search: Search, keys: range) -> list[Compare]:
     return [Compare(key, part) for key in keys for part in range(1 << search.part_bits)]
 
 
-def _write_copies(task: Compare, search: Search) -> str:
-    excluded = np.load(search.excluded, allow_pickle=False)
-    path = Path(search.folder) / task.file
+def _merges(files: Sequence[str], last: str) -> list[list[Merge]]:
+    """The levels of the tree that merges files of pairs; the last level has one merge, into `last`."""
+    levels: list[list[Merge]] = []
+    while len(files) > FAN_IN:
+        groups = [tuple(files[start : start + FAN_IN]) for start in range(0, len(files), FAN_IN)]
+        levels.append([Merge(group, f"stars-{len(levels)}-{at:05d}.npy") for at, group in enumerate(groups)])
+        files = [merge.file for merge in levels[-1]]
+    return [*levels, [Merge(tuple(files), last)]]
+
+
+def _write_copies(task: Compare, search: Search, _: object = None) -> str:
+    path = Path(search.folder, task.file)
     if not path.exists():
-        files = SignatureFiles(search.files)
+        files, excluded = SignatureFiles(search.files), _load(Path(search.excluded))
         _save(path, join_copies(files, task.key, task.part, search.part_bits, excluded))
-    return str(path)
+    return task.file
 
 
-def _write_near(task: Compare, search: Search, copies: Sequence[str]) -> str:
-    path = Path(search.folder) / task.file
+def _write_left_out(merge: Merge, search: Search, _: object = None) -> str:
+    """The rows that no band is read for: those excluded, and of equal rows all but the smallest."""
+    path = Path(search.folder, merge.file)
+    if not path.exists():
+        copies = _stars(merge, search)[1]
+        _save(path, np.union1d(_load(Path(search.excluded)), copies))
+    return merge.file
+
+
+def _write_near(task: Compare, search: Search, _: object = None) -> str:
+    path = Path(search.folder, task.file)
     if not path.exists() and search.settings.minhash is not None:
-        excluded = np.load(search.excluded, allow_pickle=False)
-        excluded = np.union1d(excluded, copies_of(_load(copies)))
+        files, left_out = SignatureFiles(search.files), _load(Path(search.folder, LEFT_OUT))
         threshold = search.settings.minhash.threshold
-        files = SignatureFiles(search.files)
-        _save(path, join_near(files, task.key, task.part, search.part_bits, excluded, threshold))
-    return str(path)
+        _save(path, join_near(files, task.key, task.part, search.part_bits, left_out, threshold))
+    return task.file
 
 
-def _merge(_: None, search: Search, copies: Sequence[str], near: Sequence[str]) -> str:
-    table, stats = duplicate_table(
-        _load([*copies, *near]), SignatureFiles(search.files), search.settings, search.older
-    )
-    write_parquet(Path(search.folder) / search.file, table, DROP_SCHEMA, stats)
-    return search.file
+def _write_stars(merge: Merge, search: Search, _: object = None) -> str:
+    path = Path(search.folder, merge.file)
+    if not path.exists():
+        _save(path, _stars(merge, search))
+    return merge.file
 
 
-def _load(paths: Sequence[str]) -> Int64s:
-    return np.hstack([NO_EDGES, *(np.load(path, allow_pickle=False) for path in sorted(paths))])
+def _write_duplicates(merge: Merge, search: Search, _: object = None) -> str:
+    write_duplicates(
+        Path(search.folder, merge.file), _stars(merge, search), SignatureFiles(search.files),
+        search.settings, search.older,
+    )  # fmt: skip
+    return merge.file
+
+
+def _stars(merge: Merge, search: Search) -> Int64s:
+    pairs = (_load(Path(search.folder, name)) for name in merge.sources)
+    return stars(pairs, SignatureFiles(search.files).end)
+
+
+def _load(path: Path) -> Int64s:
+    return np.asarray(np.load(path, allow_pickle=False), np.int64)
 
 
 def _save(path: Path, edges: Int64s) -> None:

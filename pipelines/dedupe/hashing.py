@@ -1,7 +1,8 @@
 """The compiled loops behind pipelines/dedupe/shingles.py: from UTF-8 bytes to hashes of n-grams.
 
-The hash of a word is FNV-1a over its UTF-8 bytes, of an n-gram a polynomial over the hashes of its words
-modulo 2**64; both end in MurmurHash3's finalizer. They are no defence against texts made to collide.
+The hash of a word is a multiplication and a shift for each eight of its bytes and each character that is not
+ASCII, of an n-gram a polynomial over the hashes of its words modulo 2**64; both end in MurmurHash3's
+finalizer. Two words of up to eight ASCII characters never collide; texts can be made to collide.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ Int64s = npt.NDArray[np.int64]
 # Classes of characters.
 BREAK, WORD, LONE, HYPHEN, SPACE = range(5)
 
-_FNV_START = np.uint64(0xCBF29CE484222325)
-_FNV_PRIME = np.uint64(0x100000001B3)
+_START = np.uint64(0xCBF29CE484222325)
+_LOW_BITS = np.uint64(0x0101010101010101)  # of each byte
+_HIGH_BITS = np.uint64(0x8080808080808080)
 _GRAM_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _ONE = np.uint64(1)
 
@@ -32,6 +34,13 @@ def mix64(value: np.uint64) -> np.uint64:
     value ^= value >> np.uint64(33)
     value *= np.uint64(0xC4CEB9FE1A85EC53)
     return value ^ (value >> np.uint64(33))
+
+
+@compiled
+def fold64(hashed: np.uint64, value: np.uint64) -> np.uint64:
+    """One more number into a hash; of one hash, different numbers make different hashes."""
+    hashed = (hashed ^ value) * _GRAM_FACTOR
+    return hashed ^ (hashed >> np.uint64(32))
 
 
 @compiled
@@ -57,52 +66,78 @@ def _before_digit(data: UInt8s, at: np.uint64, stop: np.uint64, classes: UInt8s)
 
 
 @compiled
-def _hash_words(  # noqa: C901 - one loop over the bytes; a call for each would cost more than its work
+def _lower(data: UInt8s, start: np.uint64, stop: np.uint64, text: UInt8s) -> None:
+    """Copies data[start:stop] to `text`: ASCII letters in lower case, digits and _; 0 for all other bytes.
+
+    Eight zeros follow. The loop has no branch, so the compiler makes it one of vector instructions.
+    """
+    part = data[start:stop]
+    for index in range(len(part)):
+        byte = part[index]
+        lowered = np.uint8(byte | np.uint8(32))
+        letter = np.uint8(lowered - np.uint8(97)) < np.uint8(26)
+        digit = np.uint8(byte - np.uint8(48)) < np.uint8(10)
+        text[index] = lowered if letter else (byte if digit or byte == np.uint8(95) else np.uint8(0))
+    text[len(part) : len(part) + 8] = 0
+
+
+@compiled
+def _eight_bytes(text: UInt8s, at: np.uint64) -> np.uint64:
+    """The next eight bytes, the first lowest; the compiler makes it one load."""
+    result = np.uint64(text[at])
+    for index in range(1, 8):
+        result |= np.uint64(text[at + np.uint64(index)]) << np.uint64(8 * index)
+    return result
+
+
+@compiled
+def _hash_words(
     data: UInt8s,
-    at: np.uint64,
+    start: np.uint64,
     stop: np.uint64,
     classes: UInt8s,
-    lowered: UInt8s,
+    text: UInt8s,
     words: UInt64s,
     count: np.uint64,
 ) -> np.uint64:
-    """Appends the hash of each word of data[at:stop] to the `count` there are; returns how many."""
-    hashed = _FNV_START
+    """Appends the hash of each word of data[start:stop] to the `count` there are; returns how many.
+
+    Reads eight bytes at a time: a zero byte is where the word may end. `text` is scratch memory, eight bytes
+    longer than the text.
+    """
+    _lower(data, start, stop, text)
+    size = stop - start
+    at = np.uint64(0)
+    hashed = _START
     inside = False  # of a word
-    while at < stop:
-        byte = lowered[data[at]]
-        if byte != 0:
-            if not inside:
-                hashed = _FNV_START
+    while at < size:
+        eight = _eight_bytes(text, at)
+        zeros = (eight - _LOW_BITS) & ~eight & _HIGH_BITS  # the lowest bit set is in the first zero byte
+        if zeros == 0:
+            hashed = fold64(hashed, eight)
             inside = True
-            while True:  # the common case, kept tight
-                hashed = (hashed ^ np.uint64(byte)) * _FNV_PRIME
-                at += _ONE
-                if at >= stop:
-                    break
-                byte = lowered[data[at]]
-                if byte == 0:
-                    break
-            if at >= stop:
-                break
-        code = np.int64(data[at])
-        length = _ONE
+            at += np.uint64(8)
+            continue
+        before = (zeros & (~zeros + _ONE)) - _ONE
+        if eight & before:
+            hashed = fold64(hashed, eight & before)
+            inside = True
+        at += (((before & _LOW_BITS) * _LOW_BITS) >> np.uint64(56)) - _ONE  # bytes before the zero
+        if at >= size:
+            break
+        code, length = np.int64(data[start + at]), _ONE
         if code >= 128:
-            code, length = _decode(data, at)
+            code, length = _decode(data, start + at)
         kind = classes[code] if code < len(classes) else BREAK
         if kind == WORD:  # not ASCII
-            if not inside:
-                hashed = _FNV_START
+            hashed = fold64(hashed, np.uint64(code) | _HIGH_BITS)
             inside = True
-            for offset in range(length):
-                hashed = (hashed ^ np.uint64(data[at + np.uint64(offset)])) * _FNV_PRIME
-            at += length
-            continue
-        if inside:
+        elif inside:
             words[count] = mix64(hashed)
             count += _ONE
+            hashed = _START
             inside = False
-        if kind == LONE or (kind == HYPHEN and _before_digit(data, at + _ONE, stop, classes)):
+        if kind == LONE or (kind == HYPHEN and _before_digit(data, start + at + _ONE, stop, classes)):
             words[count] = mix64(np.uint64(code))
             count += _ONE
         at += length
@@ -226,36 +261,46 @@ def sort_hashes(hashes: UInt64s, shared_bits: int = 0) -> tuple[UInt64s, Int64s]
 
 
 @compiled
+def _text(
+    data: UInt8s, more: UInt8s, start: np.uint64, stop: np.uint64
+) -> tuple[UInt8s, np.uint64, np.uint64]:
+    """The bytes that hold a text, its start and stop in them; numbers beyond `data` count on into `more`."""
+    if start < np.uint64(len(data)):
+        return data, start, stop
+    return more, start - np.uint64(len(data)), stop - np.uint64(len(data))
+
+
+@compiled
 def _hash_row(
-    data: UInt8s, starts: UInt64s, stops: UInt64s, first: np.int64, end: np.int64, ngram: int,
-    characters: bool, classes: UInt8s, lowered: UInt8s, words: UInt64s, grams: UInt64s,
+    data: UInt8s, more: UInt8s, starts: UInt64s, stops: UInt64s, first: np.int64, end: np.int64, ngram: int,
+    characters: bool, classes: UInt8s, scratch: UInt8s, words: UInt64s, grams: UInt64s,
 ) -> np.int64:  # fmt: skip
     """Hashes of the n-grams of one row of texts, in order; returns how many."""
     count = np.uint64(0)
     blank = mix64(np.uint64(32))
     for text in range(first, end):
-        start, stop = starts[text], stops[text]
+        held, start, stop = _text(data, more, starts[text], stops[text])
         if characters:
             if count > 0 and words[count - _ONE] != blank:  # a break between turns
                 words[count] = blank
                 count += _ONE
-            count = _hash_characters(data, start, stop, classes, True, words, count)
+            count = _hash_characters(held, start, stop, classes, True, words, count)
         else:
-            count = _hash_words(data, start, stop, classes, lowered, words, count)
+            count = _hash_words(held, start, stop, classes, scratch, words, count)
     if characters and count > 0 and words[count - _ONE] == blank:
         count -= _ONE
     if count == 0:  # no word: the characters are its words, and all of them one n-gram
         for text in range(first, end):
-            start, stop = starts[text], stops[text]
-            count = _hash_characters(data, start, stop, classes, False, words, count)
+            held, start, stop = _text(data, more, starts[text], stops[text])
+            count = _hash_characters(held, start, stop, classes, False, words, count)
         return _hash_grams(words, np.int64(count), int(count), grams)
     return _hash_grams(words, np.int64(count), ngram, grams)
 
 
 @compiled
 def hash_rows(
-    data: UInt8s, starts: UInt64s, stops: UInt64s, spans: Int64s, ngram: int, characters: bool,
-    distinct: bool, classes: UInt8s, lowered: UInt8s,
+    data: UInt8s, more: UInt8s, starts: UInt64s, stops: UInt64s, spans: Int64s, ngram: int,
+    characters: bool, distinct: bool, classes: UInt8s,
 ) -> tuple[UInt64s, Int64s]:  # fmt: skip
     """See `hash_texts`."""
     longest = np.int64(0)
@@ -266,30 +311,32 @@ def hash_rows(
             size += np.int64(stops[text] - starts[text]) + 1
         longest = max(longest, size)
         total += size
+    scratch = np.empty(longest + 8, np.uint8)
     words = np.empty(longest, np.uint64)
     grams = np.empty(longest, np.uint64)
-    ordered = np.empty(longest, np.uint64)
     counts = np.empty(2 * longest + 3, np.int64)
     result = np.empty(total // 4 + longest, np.uint64)  # enough for most texts; it grows
     bounds = np.zeros(len(spans) + 1, np.int64)
     filled = np.int64(0)
     for row in range(len(spans)):
         found = _hash_row(
-            data, starts, stops, spans[row, 0], spans[row, 1], ngram, characters, classes, lowered, words,
-            grams,
+            data, more, starts, stops, spans[row, 0], spans[row, 1], ngram, characters, classes, scratch,
+            words, grams,
         )  # fmt: skip
         if filled + found > len(result):
             grown = np.empty(2 * len(result) + found, np.uint64)
             grown[:filled] = result[:filled]
             result = grown
         if distinct:
-            _sort(grams[:found], ordered[:found], counts)
-            for index in range(found):
-                if index == 0 or ordered[index] != ordered[index - 1]:
+            ordered = result[filled : filled + found]
+            _sort(grams[:found], ordered, counts)
+            filled += 1  # the first n-gram
+            for index in range(1, found):
+                if ordered[index] != ordered[index - 1]:
                     result[filled] = ordered[index]
                     filled += 1
         else:
             result[filled : filled + found] = grams[:found]
             filled += found
         bounds[row + 1] = filled
-    return result[:filled].copy(), bounds
+    return result[:filled], bounds  # what is left over was never touched, so it takes no memory

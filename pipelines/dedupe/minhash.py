@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.dedupe.compiled import compiled
-from pipelines.dedupe.hashing import Int64s, UInt64s, mix64
+from pipelines.dedupe.hashing import Int64s, UInt64s, fold64, mix64
 
 UInt32s = npt.NDArray[np.uint32]
 
@@ -105,13 +105,6 @@ def _signatures(values: UInt64s, bounds: Int64s, a: UInt32s, b: UInt32s) -> UInt
 
 
 @compiled
-def _fold(hashed: np.uint64, value: np.uint64) -> np.uint64:
-    """One more number into a hash."""
-    hashed = (hashed ^ value) * np.uint64(0x9E3779B97F4A7C15)
-    return hashed ^ (hashed >> np.uint64(32))
-
-
-@compiled
 def hash_bands(signature: UInt32s, bands: int, rows: int) -> UInt64s:
     """One hash for each band of each signature.
 
@@ -128,7 +121,7 @@ def hash_bands(signature: UInt32s, bands: int, rows: int) -> UInt64s:
         for band in range(bands):
             hashed = np.uint64(rows)
             for index in range(band * rows, (band + 1) * rows):
-                hashed = _fold(hashed, np.uint64(signature[row, index]))
+                hashed = fold64(hashed, np.uint64(signature[row, index]))
             result[band, row] = mix64(hashed)
     return result
 
@@ -140,6 +133,6 @@ def hash_sets(values: UInt64s, bounds: Int64s) -> UInt64s:
     for row in range(len(bounds) - 1):
         hashed = np.uint64(bounds[row + 1] - bounds[row])
         for index in range(bounds[row], bounds[row + 1]):
-            hashed = _fold(hashed, values[index])
+            hashed = fold64(hashed, values[index])
         result[row] = mix64(hashed)
     return result

@@ -157,20 +157,36 @@ def join_buckets(
 
 
 @compiled
-def label_components(edges: Int64s, count: int) -> Int64s:
-    """Connected components: for each of `count` nodes the smallest node of its component.
+def unite(parents: Int64s, edges: Int64s) -> None:
+    """Joins the trees of each pair; the smaller root stays a root.
 
     Args:
-        edges: Pairs of nodes below `count`, shape (2, m).
-        count: Number of nodes.
+        parents: Parent of each node, itself for a root; changed in place.
+        edges: Pairs of nodes, shape (2, m).
     """
-    parents = np.arange(count)
     for index in range(edges.shape[1]):
         a, b = find_root(parents, edges[0, index]), find_root(parents, edges[1, index])
         parents[max(a, b)] = min(a, b)
-    for node in range(count):
-        parents[node] = find_root(parents, node)
-    return parents
+
+
+@compiled
+def star_edges(parents: Int64s) -> Int64s:
+    """Pairs of a root and each other node of its tree, shape (2, m), ascending in the other node.
+
+    Args:
+        parents: What `unite` left; afterwards each node's root.
+    """
+    found = 0
+    for node in range(len(parents)):
+        parents[node] = parents[parents[node]]  # a parent is smaller than its child, so it is done already
+        found += parents[node] != node
+    edges = np.empty((2, found), np.int64)
+    found = 0
+    for node in range(len(parents)):
+        if parents[node] != node:
+            edges[0, found], edges[1, found] = parents[node], node
+            found += 1
+    return edges
 
 
 @compiled

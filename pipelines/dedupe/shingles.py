@@ -104,15 +104,13 @@ def hash_texts(
     Returns:
         As `hash_shingles`.
     """
-    if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks()
-    data, starts, stops = _normal_bytes(texts)
+    data, more, starts, stops = _normal_bytes(one_chunk(texts))
     if spans is None:
         bounds = np.arange(len(texts) + 1)
         spans = np.stack([bounds[:-1], bounds[1:]], axis=1)
     return hash_rows(
-        data, starts, stops, np.ascontiguousarray(spans, np.int64), ngram, unit == "char", distinct,
-        character_classes(operators), _word_bytes(),
+        data, more, starts, stops, np.ascontiguousarray(spans, np.int64), ngram, unit == "char", distinct,
+        character_classes(operators),
     )  # fmt: skip
 
 
@@ -149,20 +147,29 @@ def _digit_after(text: str, at: int) -> bool:
     return rest.isascii() and rest.isdigit()
 
 
-def _normal_bytes(texts: pa.Array) -> tuple[UInt8s, UInt64s, UInt64s]:
-    """UTF-8 bytes of NFC, lower-case texts, and where each begins and ends; ASCII is lowered while hashed."""
+def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column as one array, without a copy where it is one already."""
+    if isinstance(column, pa.Array):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _normal_bytes(texts: pa.Array) -> tuple[UInt8s, UInt8s, UInt64s, UInt64s]:
+    """UTF-8 bytes of ASCII texts, which are lowered while hashed, and of the others, in NFC and lower case.
+
+    Returns:
+        The bytes of the texts as they are; of those that are not ASCII, normal; where each text begins and
+        ends, counted on from the first into the second.
+    """
     other = pc.invert(pc.string_is_ascii(texts)).fill_null(False)
     data, bounds = _bytes_of(texts)
-    starts, stops = bounds[:-1], bounds[1:]
-    if pc.any(other).as_py():
-        lowered = [unicodedata.normalize("NFC", text).lower() for text in texts.filter(other).to_pylist()]
-        more, bounds = _bytes_of(pa.array(lowered, pa.large_string()))
-        where = np.asarray(other)
-        starts, stops = starts.copy(), stops.copy()
-        starts[where] = bounds[:-1] + np.uint64(len(data))
-        stops[where] = bounds[1:] + np.uint64(len(data))
-        data = np.concatenate([data, more])
-    return data, starts, stops
+    starts, stops = bounds[:-1].copy(), bounds[1:].copy()
+    lowered = [unicodedata.normalize("NFC", text).lower() for text in texts.filter(other).to_pylist()]
+    more, bounds = _bytes_of(pa.array(lowered, pa.large_string()))
+    where = np.asarray(other)
+    starts[where] = bounds[:-1] + np.uint64(len(data))
+    stops[where] = bounds[1:] + np.uint64(len(data))
+    return data, more, starts, stops
 
 
 def _bytes_of(texts: pa.Array) -> tuple[UInt8s, UInt64s]:
@@ -171,13 +178,14 @@ def _bytes_of(texts: pa.Array) -> tuple[UInt8s, UInt64s]:
     width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
     bounds = np.frombuffer(offsets, width)[texts.offset : texts.offset + len(texts) + 1] if offsets else [0]
     first, last = int(bounds[0]), int(bounds[-1])  # of a slice, only its own bytes
-    used = np.frombuffer(data, np.uint8)[first:last] if data else np.zeros(0, np.uint8)
+    used = np.frombuffer(data or b"\0", np.uint8)[first:last]
+    used.flags.writeable = False  # some buffers are, some are not: one type, compiled once
     return used, np.asarray(bounds).astype(np.uint64) - np.uint64(first)
 
 
 def scope_texts(messages: pa.ChunkedArray, scope: Scope) -> tuple[pa.Array, Int64s]:
     """The turns of all conversations and the span of turns of each that the scope covers."""
-    column = messages.combine_chunks() if isinstance(messages, pa.ChunkedArray) else messages
+    column = one_chunk(messages)
     turns = column.flatten()
     texts = turns.field("content")
     calls = turns.field("tool_calls")
@@ -218,13 +226,3 @@ def character_classes(operators: bool = True) -> UInt8s:
     classes[[ord(operator) for operator in _OPERATORS]] = LONE
     classes[ord("-")] = HYPHEN
     return classes
-
-
-@lru_cache
-def _word_bytes() -> UInt8s:
-    """The lower-cased byte of each ASCII word character, 0 for every other byte; shape (256,)."""
-    table = np.zeros(256, np.uint8)
-    for code in range(128):
-        if chr(code).isalnum() or chr(code) == "_":
-            table[code] = ord(chr(code).lower())
-    return table

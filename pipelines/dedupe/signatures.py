@@ -26,7 +26,7 @@ from pipelines.dedupe.hashing import Int64s, UInt64s, sort_hashes
 from pipelines.dedupe.minhash import band_shape, hash_bands, hash_sets, signatures
 from pipelines.dedupe.pairs import gather_sets
 from pipelines.dedupe.settings import DedupeSettings
-from pipelines.dedupe.shingles import hash_shingles
+from pipelines.dedupe.shingles import hash_shingles, one_chunk
 
 CONTENT_KEY, SET_KEY, FIRST_BAND = 0, 1, 2
 SIGNED_COLUMNS = ["id", "source", "messages", "content_hash", "extra"]
@@ -66,7 +66,7 @@ def signature_table(table: pa.Table, settings: DedupeSettings, row_start: int) -
     }
     for name in settings.fields:
         columns[f"field:{name}"] = _field_values(table["extra"], name)
-    keys = [np.frombuffer(content, ">u8").astype(np.uint64)[1::2]]
+    keys = [np.frombuffer(content, ">u8")[1::2].astype(np.uint64)]
     if settings.minhash:
         minhash = settings.minhash
         values, bounds = hash_shingles(table["messages"], minhash.scope, minhash.ngram, minhash.unit)
@@ -84,7 +84,7 @@ def signature_table(table: pa.Table, settings: DedupeSettings, row_start: int) -
 
 def _response_chars(messages: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Code points of each response, tool calls included."""
-    column = messages.combine_chunks() if isinstance(messages, pa.ChunkedArray) else messages
+    column = one_chunk(messages)
     turns = column.flatten()
     last = (
         np.asarray(column.offsets)[1:] - column.offsets[0].as_py() - 1

@@ -267,7 +267,9 @@ def test_the_result_does_not_depend_on_how_the_rows_are_cut(
     ):
         whole = found(Path(one), table, NEAR)
         patch.setattr("pipelines.dedupe.find_duplicates.ROWS_IN_TASK", rows_in_task)
+        patch.setattr("pipelines.dedupe.find_duplicates.FAN_IN", 1 + rows_in_task)
         patch.setattr("pipelines.dedupe.clusters.KEYS_SORTED", keys_sorted)
+        patch.setattr("pipelines.dedupe.clusters.ROWS_AT_ONCE", keys_sorted)
         assert found(Path(many), table, NEAR, cuts=[cut for cut in cuts if cut <= len(pairs)]).equals(whole)
 
 

@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from connectors.examples import EXAMPLE_SCHEMA, Conversation, example_id, example_row, message
 from pipelines.dedupe import find_duplicates as module
-from pipelines.dedupe.find_duplicates import FindDuplicates, Search, find_duplicates
+from pipelines.dedupe.find_duplicates import FindDuplicates, Search, find_duplicates, steps
 from pipelines.dedupe.settings import DedupeSettings, MinHashSettings
 from tests.pipelines.dedupe.test_duplicates import search_in
 
@@ -77,6 +77,7 @@ def test_bytes_are_the_same_on_a_portable_runner_and_with_more_tasks(
     assert run(elsewhere(search, tmp_path / "portable"), PORTABLE) == local
     monkeypatch.setattr(module, "ROWS_IN_TASK", 50)
     assert search.part_bits == 4
+    assert sum(step.name.startswith("merge") for step in steps(search)) == 1  # 288 files of pairs, then 9
     assert run(elsewhere(search, tmp_path / "many"), LOCAL) == local
 
 

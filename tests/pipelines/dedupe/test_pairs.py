@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.dedupe.clusters import stars
 from pipelines.dedupe.hashing import Int64s, UInt64s
-from pipelines.dedupe.pairs import MAX_LEADERS, jaccard, join_buckets, label_components
+from pipelines.dedupe.pairs import MAX_LEADERS, jaccard, join_buckets
 
 SETS = st.sets(st.integers(0, 2**64 - 1), min_size=1, max_size=40)
 
@@ -94,15 +95,21 @@ def test_a_hundred_thousand_strangers_in_a_bucket_are_not_all_compared() -> None
     assert time.monotonic() - began < 60  # all pairs would be five thousand million comparisons
 
 
+EDGES = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30)
+
+
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
-def test_components_are_labelled_by_their_smallest_node(edges: list[tuple[int, int]]) -> None:
-    array = np.array(edges, np.int64).reshape(-1, 2).T
-    assert label_components(array, 20).tolist() == components(edges, 20)
+@given(st.lists(EDGES, max_size=4))
+def test_stars_join_each_row_to_the_smallest_of_its_component(parts: list[list[tuple[int, int]]]) -> None:
+    arrays = [np.array(part, np.int64).reshape(-1, 2).T for part in parts]
+    smallest = components([edge for part in parts for edge in part], 20)
+    expected = [[of, row] for row, of in enumerate(smallest) if of != row]
+    assert stars(arrays, 20).T.tolist() == expected
+    assert stars((stars([array], 20) for array in reversed(arrays)), 20).T.tolist() == expected  # a tree
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_long_chain_is_one_component(order: int) -> None:
     nodes = np.arange(10_000)
     edges = np.stack([nodes[:-1], nodes[1:]])[:, ::order]
-    assert set(label_components(edges, 10_000).tolist()) == {0}
+    assert stars([edges], 10_000).tolist() == [[0] * 9_999, list(range(1, 10_000))]
