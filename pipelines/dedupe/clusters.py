@@ -33,7 +33,14 @@ import pyarrow.compute as pc
 
 from connectors.shards import ShardWriter
 from pipelines.dedupe.hashing import Int64s, UInt64s
-from pipelines.dedupe.pairs import MAX_PAIRWISE_BUCKET, join_buckets, similarities, star_edges, unite
+from pipelines.dedupe.pairs import (
+    MAX_PAIRWISE_BUCKET,
+    join_buckets,
+    shared_buckets,
+    similarities,
+    star_edges,
+    unite,
+)
 from pipelines.dedupe.settings import DedupeSettings, KeepBy
 from pipelines.dedupe.signatures import CONTENT_KEY, SignatureFiles
 from pipelines.drops import DROP_SCHEMA
@@ -105,31 +112,15 @@ def stars(pairs: Iterable[Int64s], rows: int) -> Int64s:
 def _bucket_runs(
     files: SignatureFiles, key: int, part: int, part_bits: int, excluded: Int64s
 ) -> Iterator[tuple[Int64s, Int64s]]:
-    """The buckets of a range of hashes, a small range at a time, so that sorting stays in the cache."""
+    """The buckets of a range of hashes, a small range at a time, so that sorting stays in the cache.
+
+    One byte for each row of the run is held meanwhile.
+    """
+    left_out = np.zeros(files.end, np.bool_)
+    left_out[excluded] = True
     more = max(0, (files.end >> part_bits) // KEYS_SORTED).bit_length()
     for small in range(part << more, (part + 1) << more):
-        yield _buckets(*_without(files.keys(key, small, part_bits + more), excluded))
-
-
-def _without(keys: tuple[UInt64s, Int64s], excluded: Int64s) -> tuple[UInt64s, Int64s]:
-    """The keys of the rows that are not excluded; one byte for each row of the run is held meanwhile."""
-    hashes, rows = keys
-    if not len(excluded) or not len(rows):
-        return keys
-    stays = np.ones(max(int(excluded[-1]), int(rows.max())) + 1, np.bool_)
-    stays[excluded] = False
-    left = stays[rows]
-    return hashes[left], rows[left]
-
-
-def _buckets(hashes: UInt64s, rows: Int64s) -> tuple[Int64s, Int64s]:
-    """Rows of each hash that two rows or more have: members, ascending in a bucket, and the bucket bounds."""
-    if not len(hashes):
-        return rows, np.zeros(1, np.int64)
-    starts = np.flatnonzero(np.r_[True, hashes[1:] != hashes[:-1]])
-    sizes = np.diff(np.r_[starts, len(hashes)])
-    shared = sizes > 1
-    return rows[np.repeat(shared, sizes)], np.r_[0, np.cumsum(sizes[shared])]
+        yield shared_buckets(*files.keys(key, small, part_bits + more), left_out)
 
 
 def _join(
@@ -138,18 +129,21 @@ def _join(
 ) -> Int64s:  # fmt: skip
     """Joins the rows of buckets, as many buckets at once as memory allows."""
     members, bounds = buckets
+    rows, positions = np.unique(members, return_inverse=True)
     found = [NO_EDGES]
-    for first, end in _blocks(members, bounds, count):
-        chosen = members[bounds[first] : bounds[end]]
-        rows, positions = np.unique(chosen, return_inverse=True)
-        starts = bounds[first : end + 1] - bounds[first]
-        edges = join_buckets(positions, starts, *sets(rows), threshold, pairwise)
-        found.append(rows[edges])
+    for first, end in _blocks(rows, positions, bounds, count):
+        some, inside = rows, positions
+        if end - first < len(bounds) - 1:
+            some, inside = np.unique(members[bounds[first] : bounds[end]], return_inverse=True)
+        edges = join_buckets(
+            inside, bounds[first : end + 1] - bounds[first], *sets(some), threshold, pairwise
+        )
+        found.append(some[edges])
     return np.hstack(found)
 
 
 def _blocks(
-    members: Int64s, bounds: Int64s, count: Callable[[Int64s], Int64s] | None
+    rows: Int64s, positions: Int64s, bounds: Int64s, count: Callable[[Int64s], Int64s] | None
 ) -> Iterator[tuple[int, int]]:
     """Runs of buckets whose sets fit in memory together, as (first, end)."""
     if len(bounds) < 2:
@@ -157,7 +151,6 @@ def _blocks(
     if count is None:
         yield 0, len(bounds) - 1
         return
-    rows, positions = np.unique(members, return_inverse=True)
     sizes = np.concatenate([[0], np.cumsum(count(rows)[positions])])[bounds]
     first = 0
     while first < len(bounds) - 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from numba.cpython.unsafe.numbers import trailing_zeros
 
 from pipelines.dedupe.compiled import compiled
 
@@ -22,6 +23,7 @@ BREAK, WORD, LONE, HYPHEN, SPACE = range(5)
 _START = np.uint64(0xCBF29CE484222325)
 _LOW_BITS = np.uint64(0x0101010101010101)  # of each byte
 _HIGH_BITS = np.uint64(0x8080808080808080)
+_BYTE = np.uint64(0xFF)
 _GRAM_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _ONE = np.uint64(1)
 
@@ -118,11 +120,10 @@ def _hash_words(
             inside = True
             at += np.uint64(8)
             continue
-        before = (zeros & (~zeros + _ONE)) - _ONE
-        if eight & before:
-            hashed = fold64(hashed, eight & before)
+        if eight & _BYTE != 0:
+            hashed = fold64(hashed, eight & ((zeros & (~zeros + _ONE)) - _ONE))
             inside = True
-        at += (((before & _LOW_BITS) * _LOW_BITS) >> np.uint64(56)) - _ONE  # bytes before the zero
+        at += np.uint64(trailing_zeros(zeros)) >> np.uint64(3)
         if at >= size:
             break
         code, length = np.int64(data[start + at]), _ONE
@@ -177,12 +178,12 @@ def _hash_characters(
 
 @compiled
 def _hash_grams(words: UInt64s, count: np.int64, ngram: int, grams: UInt64s) -> np.int64:
-    """Hashes of the n-grams of `count` words, in order; returns how many."""
+    """Hashes of the n-grams of `count` words, in order, none of them 0; returns how many."""
     if count <= ngram:
         hashed = np.uint64(0)
         for index in range(count):
             hashed = hashed * _GRAM_FACTOR + words[index]
-        grams[0] = mix64(hashed)
+        grams[0] = max(mix64(hashed), _ONE)
         return np.int64(1)
     leaving = _ONE  # factor of the word that leaves
     for _ in range(ngram):
@@ -190,35 +191,50 @@ def _hash_grams(words: UInt64s, count: np.int64, ngram: int, grams: UInt64s) -> 
     hashed = np.uint64(0)
     for index in range(ngram):
         hashed = hashed * _GRAM_FACTOR + words[index]
-    grams[0] = mix64(hashed)
+    grams[0] = max(mix64(hashed), _ONE)
     for index in range(ngram, count):
         hashed = hashed * _GRAM_FACTOR + words[index] - words[index - ngram] * leaving
-        grams[index - ngram + 1] = mix64(hashed)
+        grams[index - ngram + 1] = max(mix64(hashed), _ONE)
     return count - ngram + 1
 
 
 @compiled
-def _sort(values: UInt64s, result: UInt64s, counts: npt.NDArray[np.int64]) -> None:
-    """Sorts hashes: they are spread evenly, so one pass over their top bits almost does it."""
+def _distinct(hashes: UInt64s, result: UInt64s, table: UInt64s) -> np.int64:
+    """Distinct hashes, ascending, at the beginning of `result`; returns how many.
+
+    Hashes are spread evenly, so each goes near the place in a half-empty table that its top bits say; those
+    that are in its way move up, in order.
+
+    Args:
+        hashes: Shape (n,); none is 0, which marks an empty place.
+        result: Shape (n + 1,) at least.
+        table: Scratch memory, shape (5 * n + 4,) at least.
+    """
     bits = 1
-    while (1 << bits) < len(values):
+    while (1 << bits) < 2 * len(hashes):
         bits += 1
     shift = np.uint64(64 - bits)
-    counts[: (1 << bits) + 1] = 0
-    for value in values:
-        counts[(value >> shift) + _ONE] += 1
-    for index in range(1 << bits):
-        counts[index + 1] += counts[index]
-    for value in values:
-        result[counts[value >> shift]] = value
-        counts[value >> shift] += 1
-    for index in range(1, len(result)):
-        value = result[index]
-        before = index - 1
-        while before >= 0 and result[before] > value:
-            result[before + 1] = result[before]
-            before -= 1
-        result[before + 1] = value
+    places = table[: (1 << bits) + len(hashes) + 1]
+    places[:] = 0
+    for value in hashes:
+        place = value >> shift
+        held = places[place]
+        while held < value and held != 0:
+            place += _ONE
+            held = places[place]
+        if held == value:
+            continue
+        while held != 0:
+            places[place] = value
+            value = held
+            place += _ONE
+            held = places[place]
+        places[place] = value
+    count = np.uint64(0)
+    for held in places:
+        result[count] = held
+        count += np.uint64(held != 0)
+    return np.int64(count)
 
 
 @compiled
@@ -300,22 +316,19 @@ def _hash_row(
 @compiled
 def hash_rows(
     data: UInt8s, more: UInt8s, starts: UInt64s, stops: UInt64s, spans: Int64s, ngram: int,
-    characters: bool, distinct: bool, classes: UInt8s,
+    characters: bool, distinct: bool, classes: UInt8s, result: UInt64s,
 ) -> tuple[UInt64s, Int64s]:  # fmt: skip
-    """See `hash_texts`."""
+    """See `hash_texts`; `result` is memory for the hashes, replaced when it is too small."""
     longest = np.int64(0)
-    total = np.int64(0)
     for row in range(len(spans)):
         size = np.int64(1)  # n-grams of a row are no more than its bytes and breaks
         for text in range(spans[row, 0], spans[row, 1]):
             size += np.int64(stops[text] - starts[text]) + 1
         longest = max(longest, size)
-        total += size
     scratch = np.empty(longest + 8, np.uint8)
     words = np.empty(longest, np.uint64)
     grams = np.empty(longest, np.uint64)
-    counts = np.empty(2 * longest + 3, np.int64)
-    result = np.empty(total // 4 + longest, np.uint64)  # enough for most texts; it grows
+    table = np.empty(5 * longest + 4, np.uint64)
     bounds = np.zeros(len(spans) + 1, np.int64)
     filled = np.int64(0)
     for row in range(len(spans)):
@@ -323,18 +336,12 @@ def hash_rows(
             data, more, starts, stops, spans[row, 0], spans[row, 1], ngram, characters, classes, scratch,
             words, grams,
         )  # fmt: skip
-        if filled + found > len(result):
-            grown = np.empty(2 * len(result) + found, np.uint64)
+        if filled + found >= len(result):
+            grown = np.empty(2 * len(result) + found + 1, np.uint64)
             grown[:filled] = result[:filled]
             result = grown
         if distinct:
-            ordered = result[filled : filled + found]
-            _sort(grams[:found], ordered, counts)
-            filled += 1  # the first n-gram
-            for index in range(1, found):
-                if ordered[index] != ordered[index - 1]:
-                    result[filled] = ordered[index]
-                    filled += 1
+            filled += _distinct(grams[:found], result[filled:], table)
         else:
             result[filled : filled + found] = grams[:found]
             filled += found

@@ -65,7 +65,9 @@ def signatures(values: UInt64s, bounds: Int64s, permutations: int) -> UInt32s:
     Returns:
         uint32, shape (rows, permutations).
     """
-    return _signatures(values, bounds, *permutation_parameters(permutations))
+    result = np.empty((len(bounds) - 1, permutations), np.uint32)
+    _signatures(values, bounds, *permutation_parameters(permutations), result)
+    return result
 
 
 @compiled
@@ -79,15 +81,14 @@ def _mix32(value: np.uint32) -> np.uint32:
 
 
 @compiled
-def _signatures(values: UInt64s, bounds: Int64s, a: UInt32s, b: UInt32s) -> UInt32s:
-    result = np.empty((len(bounds) - 1, len(a)), np.uint32)
+def _signatures(values: UInt64s, bounds: Int64s, a: UInt32s, b: UInt32s, result: UInt32s) -> None:
     for row in range(len(bounds) - 1):
         smallest = result[row]
         smallest[:] = np.uint32(0xFFFFFFFF)
         index, end = bounds[row], bounds[row + 1]
         while (
             index + 4 <= end
-        ):  # four shingles for each time a permutation is loaded; the low 32 bits of each
+        ):  # four shingles for each time a permutation is loaded; of each the low 32 bits
             one, two = _mix32(np.uint32(values[index])), _mix32(np.uint32(values[index + 1]))
             three, four = _mix32(np.uint32(values[index + 2])), _mix32(np.uint32(values[index + 3]))
             for which in range(len(a)):
@@ -101,7 +102,6 @@ def _signatures(values: UInt64s, bounds: Int64s, a: UInt32s, b: UInt32s) -> UInt
             for which in range(len(a)):
                 smallest[which] = min(smallest[which], np.uint32(a[which] * one + b[which]))
             index += 1
-    return result
 
 
 @compiled
@@ -128,11 +128,11 @@ def hash_bands(signature: UInt32s, bands: int, rows: int) -> UInt64s:
 
 @compiled
 def hash_sets(values: UInt64s, bounds: Int64s) -> UInt64s:
-    """One hash for each row's whole set of shingles, uint64, shape (rows,)."""
+    """One hash for each row's whole set of shingles, which are hashes themselves; uint64, shape (rows,)."""
     result = np.empty(len(bounds) - 1, np.uint64)
     for row in range(len(bounds) - 1):
-        hashed = np.uint64(bounds[row + 1] - bounds[row])
-        for index in range(bounds[row], bounds[row + 1]):
-            hashed = fold64(hashed, values[index])
-        result[row] = mix64(hashed)
+        total = np.uint64(bounds[row + 1] - bounds[row])
+        for value in values[bounds[row] : bounds[row + 1]]:
+            total += value
+        result[row] = mix64(total)
     return result

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelines.dedupe.compiled import compiled
 from pipelines.dedupe.hashing import Int64s, UInt64s
+
+Bools = npt.NDArray[np.bool_]
 
 # A bucket of at most this many rows is compared pair by pair, a larger one through leaders.
 MAX_PAIRWISE_BUCKET = 128
@@ -119,6 +122,36 @@ def _join_leaders(
             leaders[index] = leaders[index + 1]
         leaders[held - 1] = leader
     return found
+
+
+@compiled
+def shared_buckets(hashes: UInt64s, rows: Int64s, left_out: Bools) -> tuple[Int64s, Int64s]:
+    """The rows of each hash that two rows or more have.
+
+    Args:
+        hashes: Ascending.
+        rows: The row of each hash.
+        left_out: For each row of the run whether it does not count.
+
+    Returns:
+        The rows of all buckets in the order given; where each bucket begins, and the end of the last.
+    """
+    members = np.empty(len(rows), np.int64)
+    starts = np.zeros(len(rows) // 2 + 2, np.int64)
+    buckets = filled = index = 0
+    while index < len(rows):
+        value = hashes[index]
+        while index < len(rows) and hashes[index] == value:
+            if not left_out[rows[index]]:
+                members[filled] = rows[index]
+                filled += 1
+            index += 1
+        if filled - starts[buckets] > 1:
+            buckets += 1
+            starts[buckets] = filled
+        else:
+            filled = starts[buckets]
+    return members[:filled].copy(), starts[: buckets + 1].copy()
 
 
 @compiled

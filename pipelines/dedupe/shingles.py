@@ -110,7 +110,7 @@ def hash_texts(
         spans = np.stack([bounds[:-1], bounds[1:]], axis=1)
     return hash_rows(
         data, more, starts, stops, np.ascontiguousarray(spans, np.int64), ngram, unit == "char", distinct,
-        character_classes(operators),
+        character_classes(operators), np.empty(len(data) // 4 + 1, np.uint64),
     )  # fmt: skip
 
 

@@ -50,9 +50,9 @@ def signature_table(table: pa.Table, settings: DedupeSettings, row_start: int) -
         row_start: Global number of the first example.
 
     Returns:
-        row; id; source; content_hash, 16 bytes; response_chars, in code points; `field:NAME` for each field
-        that a keep rule reads; with MinHash `shingles`, ascending hashes; `hashes_K` and `positions_K` for
-        each key K.
+        row; id; source; content_hash, 16 bytes; what the keep rules read: response_chars, in code points,
+        and `field:NAME` for each field; with MinHash `shingles`, ascending hashes; `hashes_K` and
+        `positions_K` for each key K.
     """
     content = np.frombuffer(bytes.fromhex("".join(table["content_hash"].to_pylist())), np.uint8)
     columns: dict[str, object] = {
@@ -62,8 +62,9 @@ def signature_table(table: pa.Table, settings: DedupeSettings, row_start: int) -
         "content_hash": pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(16), table.num_rows, [None, pa.py_buffer(content)]
         ),
-        "response_chars": _response_chars(table["messages"]),
     }
+    if "longest_response" in settings.keep:
+        columns["response_chars"] = _response_chars(table["messages"])
     for name in settings.fields:
         columns[f"field:{name}"] = _field_values(table["extra"], name)
     keys = [np.frombuffer(content, ">u8")[1::2].astype(np.uint64)]

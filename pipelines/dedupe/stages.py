@@ -126,7 +126,8 @@ def sign(
 def signed_settings(settings: DedupeSettings) -> dict[str, Any]:
     """What of the settings shapes a signature file."""
     minhash = settings.minhash.model_dump() if settings.minhash else None
-    return {"minhash": minhash, "fields": list(settings.fields)}
+    lengths = "longest_response" in settings.keep
+    return {"minhash": minhash, "fields": list(settings.fields), "response_chars": lengths}
 
 
 def dedupe(
