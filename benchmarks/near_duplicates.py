@@ -10,8 +10,9 @@ that does not, so those run with the bands of their own choice too.
 
 They run one after the other, in turns, pinned to one core; the first turn, on a few rows, fills caches and is
 not counted. CPU seconds are from opening the corpus to knowing which rows stay, without starting Python and
-importing; the median of the turns. What is true, benchmarks/exact_pairs.py says. Prints one table and writes
-OUT/near_duplicates.json with every run, the machine and all versions.
+importing, and again without reading, where a tool reads by itself; medians of the turns. What is true,
+benchmarks/exact_pairs.py says. Prints one table and writes OUT/near_duplicates.json with every run, the
+machine and all versions.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from benchmarks.peers.measure import Job
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PHASES = ("read", "signatures", "read and signatures", "clustering")  # what the table adds up
+SEARCH = ("signatures", "clustering")
 WARM_UP_ROWS = 2000
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -240,6 +242,12 @@ def table_row(
         for report in reports
     ]
     cpu = statistics.median(seconds)
+    searches = [
+        sum(report["phases"][name]["cpu_s"] for name in SEARCH)
+        for report in reports
+        if report["phases"].keys() >= set(SEARCH)
+    ]
+    search = statistics.median(searches) if searches else None  # some read and sign at once
     row = {
         "tool": tool.name,
         "version": reports[-1]["version"],
@@ -247,6 +255,8 @@ def table_row(
         "cpu_s_range": [min(seconds), max(seconds)],
         "rows_per_s": size["rows"] / cpu,
         "mb_per_s": size["text_mb"] / cpu,
+        "search_cpu_s": search,
+        "search_mb_per_s": size["text_mb"] / search if search else None,
         "peak_mb": statistics.median(report["peak_mb"] for report in reports),
     }
     kept = np.fromfile(reports[-1]["kept"], np.int64)
@@ -259,6 +269,8 @@ COLUMNS = (
     ("CPU s", "cpu_s", ".2f"),
     ("rows/s per core", "rows_per_s", ",.0f"),
     ("MB/s per core", "mb_per_s", ".2f"),
+    ("CPU s after reading", "search_cpu_s", ".2f"),
+    ("MB/s after reading", "search_mb_per_s", ".2f"),
     ("peak MB", "peak_mb", ",.0f"),
     ("removed", "removed", ",d"),
     ("recall", "recall", ".4f"),

@@ -28,8 +28,9 @@ from pipelines.drops import DROP_SCHEMA, drop_files, drops_in
 from pipelines.ingest import bad_path
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
-from pipelines.select import DECISION_FIELDS, TOKEN_COLUMNS
+from pipelines.select import DECISION_FIELDS
 from pipelines.stages import StageResult, Workspace, run_stage
+from scorers.base import OUTPUT_COLUMNS, TOKEN_COLUMNS
 
 ROWS_PER_FILE = 65_536
 OUTPUTS = ("train", "dropped", "scores")
@@ -64,6 +65,7 @@ class Layout:
     """Columns of the outputs, read from the schemas of the stages before."""
 
     scores: tuple[pa.Field, ...]
+    arrays: tuple[pa.Field, ...]
     decisions: tuple[pa.Field, ...]
     tokens: bool
 
@@ -88,8 +90,8 @@ class Layout:
 
     @property
     def scored(self) -> pa.Schema:
-        """Id and score columns."""
-        return pa.schema([pa.field("id", pa.string()), *self.scores])
+        """Id, scores, and what the recipe stores of the model's outputs."""
+        return pa.schema([pa.field("id", pa.string()), *self.scores, *self.arrays])
 
 
 def layout_of(task: EmitTask) -> Layout:
@@ -97,8 +99,10 @@ def layout_of(task: EmitTask) -> Layout:
     scores = pq.read_schema(task.scores[0]) if task.scores else pa.schema([])
     decisions = pq.read_schema(task.decisions)
     known = {name for name, _ in DECISION_FIELDS} | {"token_keep"}
+    stored = any(name in OUTPUT_COLUMNS for name in scores.names)
     return Layout(
         scores=tuple(f for f in scores if f.name != "id" and f.name not in TOKEN_COLUMNS),
+        arrays=tuple(f for f in scores if f.name in TOKEN_COLUMNS) if stored else (),
         decisions=tuple(f for f in decisions if f.name not in known),
         tokens=task.tokens,
     )
@@ -198,21 +202,18 @@ def _train(
 
 
 def _labelled(scored: pa.Table, token_keep: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
-    """`input_ids` (prompt + response) and `labels` (IGNORED on the prompt and on pruned response tokens)."""
-    ids, labels = [], []
-    rows = zip(
-        scored["prompt_ids"].to_pylist(),
-        scored["response_ids"].to_pylist(),
-        token_keep.to_pylist(),
-        strict=True,
-    )
-    for prompt, response, mask in rows:
-        ids.append(prompt + response)
-        trained = (
-            response if mask is None else [t if m else IGNORED for t, m in zip(response, mask, strict=True)]
-        )
-        labels.append([IGNORED] * len(prompt) + trained)
-    return pa.array(ids, pa.list_(pa.int32())), pa.array(labels, pa.list_(pa.int32()))
+    """`input_ids` of the conversation and `labels` (IGNORED outside responses and on pruned tokens)."""
+    labels = []
+    rows = zip(scored["input_ids"], scored["response_at"], token_keep, strict=True)
+    for input_ids, response_at, mask in rows:
+        at = response_at.values.to_numpy()
+        if mask.is_valid:
+            at = at[mask.values.to_numpy(zero_copy_only=False)]
+        ids = input_ids.values.to_numpy()
+        own = np.full(len(ids), IGNORED, np.int32)
+        own[at] = ids[at]
+        labels.append(own)
+    return scored["input_ids"], pa.array(labels, pa.list_(pa.int32()))
 
 
 def _dropped(

@@ -139,7 +139,7 @@ def _score_lines(recipe: Recipe, samples: Sequence[Sample]) -> Iterator[str]:
     if not recipe.score or recipe.model is None:
         yield "4 score: nothing, the recipe names no scorer"
         return
-    needs = plan_needs(recipe.score, recipe.stores_tokens)
+    needs = plan_needs(recipe.score, recipe.stores_tokens, recipe.store)
     yield f"4 score, with {recipe.model.path}"
     for view in views_of(needs):
         users = [s.name for s in resolve(recipe.score) if any(need.view == view for need in s.needs)]
@@ -150,7 +150,7 @@ def _score_lines(recipe: Recipe, samples: Sequence[Sample]) -> Iterator[str]:
 
 def _cost_lines(recipe: Recipe, samples: Sequence[Sample], with_direct: bool) -> Iterator[str]:
     from scorers.models.loading import load_model, resolve_device, resolve_dtype
-    from scorers.models.rendering import tokenise_rows
+    from scorers.models.tokenising import tokenise_rows
 
     settings = recipe.model
     if settings is None:
@@ -168,12 +168,11 @@ def _cost_lines(recipe: Recipe, samples: Sequence[Sample], with_direct: bool) ->
             model.renderer,
             batch.column("messages").to_pylist(),
             batch.column("tools").to_pylist(),
-            with_header=with_direct,
+            with_direct=with_direct,
         )
         ok = [row for row in rendered if row.status == "ok"]
-        per_row = sum(len(row.prompt_ids) + len(row.response_ids) * (1 + with_direct) for row in ok) / max(
-            len(rendered), 1
-        )
+        views = [view for row in ok for view in (row.conditional, row.direct) if view is not None]
+        per_row = sum(len(view.ids) for view in views) / max(len(rendered), 1)
         tokens += per_row * sample.total
         fitting += len(ok) / max(len(rendered), 1) * sample.total
     parameters = _parameters(model.network.body, model.network.head)

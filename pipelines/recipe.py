@@ -29,6 +29,12 @@ class RecipeError(ValueError):
     """A recipe that cannot run; the message says where and what to do."""
 
 
+StoredOutput = typing.Literal[
+    "logprob", "entropy", "top1", "top1_logprob", "rank", "el2n", "logit_gap", "log_partition", "grad_norm",
+    "hidden_mean", "hidden_last",
+]  # fmt: skip
+
+
 class EmitSettings(BaseModel):
     """What the training set carries besides conversations, scores and decisions."""
 
@@ -58,6 +64,9 @@ class Recipe(BaseModel):
         None, description="drop rows that hold items of evaluation sets"
     )
     score: tuple[str, ...] = Field((), description="scorers to compute, see `winnow methods`")
+    store: tuple[StoredOutput, ...] = Field(
+        (), description="outputs of the model to keep beside the scores: per response token, or per row"
+    )
     select: tuple[Any, ...] = Field(
         (), description="selectors, applied one after the other; none keeps every row"
     )
@@ -101,6 +110,8 @@ class Recipe(BaseModel):
                 raise ValueError(
                     f"select: {selector.name} prunes tokens, which needs a model and `score: [loss]`"
                 )
+        if self.store and not self.score:
+            raise ValueError("`store:` needs a `model:` and at least one scorer in `score:`")
         if self.emit.tokens == "always" and not self.score:
             raise ValueError("emit.tokens: always needs a `model:` and at least one scorer in `score:`")
         return self

@@ -22,8 +22,8 @@ from pipelines.drops import drop_files, left_mask, rows_left
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
 from pipelines.stages import StageResult, Workspace, run_stage
+from scorers.models.columns import scores_schema
 from scorers.models.handler import CausalLMHandler, ScoredBatch, ScoringBatch
-from scorers.models.scoring import scores_schema
 
 SCORED_COLUMNS = ["id", "messages", "tools"]
 
@@ -98,10 +98,11 @@ def score(
         recipe.model,
         recipe.score,
         store_tokens=recipe.stores_tokens,
+        store_outputs=recipe.store,
         threads=space.runner.threads,
         on_rows=ProgressCounter(space.counts("score")),
     )
-    schema = scores_schema(recipe.score, store_tokens=recipe.stores_tokens)
+    schema = scores_schema(recipe.score, recipe.stores_tokens, recipe.store)
 
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = (
@@ -118,6 +119,7 @@ def score(
         "settings": recipe.model.model_dump(mode="json", exclude={"path", "device"}),
         "score": list(recipe.score),
         "tokens": recipe.stores_tokens,
+        "store": list(recipe.store),
     }
     total = rows_left(units, dropping)
     stage = run_stage(

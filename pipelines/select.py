@@ -23,8 +23,8 @@ from pipelines.drops import drop_files, left_mask, rows_left
 from pipelines.recipe import Recipe
 from pipelines.selectors.base import Selector
 from pipelines.stages import StageResult, Workspace, run_stage
+from scorers.base import TOKEN_COLUMNS
 
-TOKEN_COLUMNS = ("prompt_ids", "response_ids", "token_nll")
 KEPT_BY_ALL = "kept: no selector in the recipe"
 CHUNK = 65_536
 

@@ -1,19 +1,14 @@
 """What a scorer is: columns it declares, token outputs it needs, and a function from one to the other.
 
 A scorer never sees the model. The *plan* is the union of the needs of all scorers asked for, so each
-view runs once per batch however many scorers read it. Values are per response token and *ragged*: all
-rows end to end in one array, with offsets.
-
-- view `conditional`: the response after its prompt
-- view `direct`: the same response tokens with no prompt before them
-- output `logprob`: natural-log probability of each response token, nats
-- output `entropy`: entropy of the model's prediction at each response token, nats
-- output `top1`: 1.0 where the response token is the most probable one, else 0.0
+view runs once per batch however many scorers read it. A view is the response tokens in a context:
+`conditional` after its prompt, `direct` with no prompt before them. An output is a number for each of those
+tokens, kept *ragged* (all rows end to end in one array, with offsets), or an array for each row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 View = Literal["conditional", "direct"]
-Output = Literal["logprob", "entropy", "top1"]
+TokenOutput = Literal[
+    "logprob", "entropy", "top1", "top1_logprob", "rank", "el2n", "logit_gap", "log_partition"
+]
+RowOutput = Literal["grad_norm", "hidden_mean", "hidden_last", "next_logprob"]
+Output = TokenOutput | RowOutput
 Better = Literal["higher", "lower", "neither"]
 RowValues = npt.NDArray[np.float64]
 """One value per row, shape (rows,); NaN means *cannot be computed* and is stored as null."""
@@ -48,12 +47,50 @@ class Column:
     doc: str
 
 
+TOKEN_OUTPUTS: dict[Output, str] = {
+    "logprob": "log-probability of the response token, nats",
+    "entropy": "entropy of the model's prediction, nats",
+    "top1": "1 where the response token is the most probable one, else 0",
+    "top1_logprob": "log-probability of the most probable token, nats",
+    "rank": "how many tokens the model finds more probable than the response token",
+    "el2n": "Euclidean norm of the predicted probabilities less the one-hot response token",
+    "logit_gap": "expected logit under the prediction less that of the response token",
+    "log_partition": "logarithm of the sum of the exponentials of all logits",
+}
+"""Outputs that are one number for each response token."""
+
+ROW_OUTPUTS: dict[Output, str] = {
+    "grad_norm": "Frobenius norm of the gradient of the mean loss by the output layer's weights",
+    "hidden_mean": "mean of the last hidden states over all tokens of the view",
+    "hidden_last": "last hidden state at the last token of the view",
+    "next_logprob": "log-probabilities of given tokens as the first of the response, nats",
+}
+"""Outputs that are one array for each row."""
+
+
+def output_column(output: Output) -> str:
+    """The column in which an output is stored as it is."""
+    return f"token_{output}" if output in TOKEN_OUTPUTS else output
+
+
+OUTPUT_COLUMNS = tuple(map(output_column, (*TOKEN_OUTPUTS, *ROW_OUTPUTS)))
+TOKEN_COLUMNS = ("input_ids", "response_at", "token_nll", *OUTPUT_COLUMNS)
+"""Columns of stored scores that are arrays, not scores."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Need:
-    """One output of one view."""
+    """One output of one view.
+
+    Attributes:
+        view: The view.
+        output: A key of TOKEN_OUTPUTS or ROW_OUTPUTS.
+        tokens: Of next_logprob: texts that are one token each for the model's tokenizer.
+    """
 
     view: View
     output: Output
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +107,19 @@ class TokenValues:
     offsets: npt.NDArray[np.int64]
 
 
-Outputs = Mapping[Need, TokenValues]
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What the model gave for many rows.
+
+    Attributes:
+        tokens: The outputs that are numbers per response token.
+        rows: The outputs that are arrays per row: float32, shape (rows, width), width 1 for one number;
+            NaN in a row without scores.
+    """
+
+    tokens: dict[Need, TokenValues]
+    rows: dict[Need, npt.NDArray[np.float32]]
+
 
 STATUSES: dict[str, str] = {
     "ok": "scored",

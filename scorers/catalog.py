@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from scorers import entropy, ifd, loss, top1_agreement
-from scorers.base import Column, Need, Scorer
+from scorers.base import Column, Need, Output, Scorer
 
 SCORERS: dict[str, Scorer] = {
     scorer.name: scorer for scorer in (loss.SCORER, entropy.SCORER, top1_agreement.SCORER, ifd.SCORER)
@@ -37,18 +37,22 @@ def columns_of(names: Iterable[str]) -> tuple[Column, ...]:
     return tuple(column for scorer in resolve(names) for column in scorer.columns)
 
 
-def plan(names: Iterable[str], store_tokens: bool = False) -> tuple[Need, ...]:
+def plan(
+    names: Iterable[str], store_tokens: bool = False, store_outputs: Iterable[Output] = ()
+) -> tuple[Need, ...]:
     """The union of what these scorers need, sorted; each view in it is one pass of the model.
 
     Args:
         names: Names of scorers.
         store_tokens: Whether the loss of each response token is stored too.
+        store_outputs: Outputs of the conditional view that are stored as they are.
 
     Example:
         >>> [f"{need.view} {need.output}" for need in plan(["ifd", "loss", "entropy"])]
         ['conditional entropy', 'conditional logprob', 'direct logprob']
     """
     needs = {need for scorer in resolve(names) for need in scorer.needs}
+    needs |= {Need("conditional", output) for output in store_outputs}
     if store_tokens:
         needs.add(loss.RESPONSE_LOGPROBS)
     return tuple(sorted(needs))

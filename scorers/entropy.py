@@ -38,7 +38,7 @@ def mean_entropy(entropies: TokenValues) -> RowValues:
 
 def score(outputs: Outputs) -> dict[str, RowValues]:
     """Column `entropy`."""
-    return {"entropy": mean_entropy(outputs[RESPONSE_ENTROPIES])}
+    return {"entropy": mean_entropy(outputs.tokens[RESPONSE_ENTROPIES])}
 
 
 SCORER = Scorer(

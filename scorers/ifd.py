@@ -52,8 +52,8 @@ def ifd(loss: RowValues, direct_loss: RowValues) -> tuple[RowValues, RowValues]:
 
 def score(outputs: Outputs) -> dict[str, RowValues]:
     """Columns `direct_loss`, `ifd_loss` and `ifd_ppl`."""
-    direct_loss = mean_loss(outputs[DIRECT_LOGPROBS])
-    ifd_loss, ifd_ppl = ifd(mean_loss(outputs[RESPONSE_LOGPROBS]), direct_loss)
+    direct_loss = mean_loss(outputs.tokens[DIRECT_LOGPROBS])
+    ifd_loss, ifd_ppl = ifd(mean_loss(outputs.tokens[RESPONSE_LOGPROBS]), direct_loss)
     return {"direct_loss": direct_loss, "ifd_loss": ifd_loss, "ifd_ppl": ifd_ppl}
 
 

@@ -42,7 +42,7 @@ def mean_loss(logprobs: TokenValues) -> RowValues:
 
 def score(outputs: Outputs) -> dict[str, RowValues]:
     """Columns `loss` and `perplexity`."""
-    loss = mean_loss(outputs[RESPONSE_LOGPROBS])
+    loss = mean_loss(outputs.tokens[RESPONSE_LOGPROBS])
     return {"loss": loss, "perplexity": exp_or_nan(loss)}
 
 

@@ -33,7 +33,7 @@ def agreement(top1: TokenValues) -> RowValues:
 
 def score(outputs: Outputs) -> dict[str, RowValues]:
     """Column `top1_agreement`."""
-    return {"top1_agreement": agreement(outputs[RESPONSE_TOP1])}
+    return {"top1_agreement": agreement(outputs.tokens[RESPONSE_TOP1])}
 
 
 SCORER = Scorer(

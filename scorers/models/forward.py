@@ -2,13 +2,12 @@
 
 Rows are padded on the right and need no attention mask: a causal model never looks at what comes later.
 Only the hidden states that predict response tokens go through the output layer, in chunks, so no tensor
-of shape (batch, time, vocabulary) ever exists. Reductions are in float32 from logits shifted by their
-maximum, which keeps the digits of small losses and entropies.
+of shape (batch, time, vocabulary) ever exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,30 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from scorers.base import Output
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """One row in one view: `ids` holds the context and then the response.
-
-    Attributes:
-        ids: int64, shape (context + response,); the context has at least one token, the response too.
-        context: Number of context tokens.
-    """
-
-    ids: npt.NDArray[np.int64]
-    context: int
-
-    @property
-    def input_tokens(self) -> int:
-        """Tokens the model reads: all but the last, which is only predicted."""
-        return len(self.ids) - 1
-
-    @property
-    def response_tokens(self) -> int:
-        """Tokens that are scored."""
-        return len(self.ids) - self.context
+from scorers.base import TOKEN_OUTPUTS, Output
+from scorers.models.gradient_norm import gradient_norms
+from scorers.models.outputs import Logits, reduce_logits
+from scorers.models.tokenising import TokenSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +29,54 @@ class RowFailure:
 
 
 RowOutputs = dict[Output, npt.NDArray[np.float32]]
-"""Each output of one row, shape (response tokens,)."""
+"""Each output of one row: shape (targets,) for a number per token, (width,) for an array per row."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a forward call is to give.
+
+    Attributes:
+        outputs: The outputs; no other is computed.
+        next_ids: Token ids whose log-probabilities `next_logprob` gives.
+    """
+
+    outputs: frozenset[Output]
+    next_ids: tuple[int, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model reads the last token too, which is otherwise only predicted."""
+        return bool(self.outputs & {"hidden_mean", "hidden_last"})
+
+    def input_tokens(self, row: TokenSequence) -> int:
+        """How many tokens of a row the model reads."""
+        return len(row.ids) if self.whole else int(row.targets[-1])
+
+
+@dataclass
+class MemoryLimit:
+    """How many padded tokens the device holds, learnt from the calls that ran out of memory.
+
+    Attributes:
+        tokens: Most padded tokens of a call; None as long as none ran out.
+        retries: Calls that ran out of memory.
+    """
+
+    tokens: int | None = None
+    retries: int = 0
+
+    def rows(self, rows: Sequence[TokenSequence], wanted: Wanted) -> int:
+        """How many of these rows to run at a time, at least one."""
+        if self.tokens is None:
+            return len(rows)
+        return max(1, self.tokens // max(wanted.input_tokens(row) for row in rows))
+
+    def lower(self, rows: Sequence[TokenSequence], wanted: Wanted) -> None:
+        """Notes that these rows were too many at once: half of them is the limit."""
+        width = max(wanted.input_tokens(row) for row in rows)
+        self.tokens = max(1, len(rows) // 2) * width
+        self.retries += 1
 
 
 @dataclass(frozen=True)
@@ -60,8 +86,9 @@ class CausalModel:
     Attributes:
         body: From ids to hidden states.
         head: The output layer, from hidden states to logits.
-        device: Where both are.
+        device: Where ids go.
         chunk_tokens: Positions that go through the head at a time.
+        block_tokens: Positions of a chunk that are reduced at a time.
         softcap: `final_logit_softcapping` of Gemma: logits become cap * tanh(logits / cap).
         logit_scale: Cohere's factor, or one over Granite's divisor.
     """
@@ -70,6 +97,7 @@ class CausalModel:
     head: Any
     device: torch.device
     chunk_tokens: int
+    block_tokens: int
     softcap: float | None = None
     logit_scale: float | None = None
 
@@ -87,109 +115,135 @@ class CausalModel:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
 
+    def check_gradient(self) -> None:
+        """Raises ValueError where the closed form of the output layer's gradient does not hold."""
+        if self.softcap is not None or getattr(self.head, "bias", None) is not None:
+            raise ValueError(
+                "this model caps its logits, or its output layer has a bias; the norm of the output layer's "
+                "gradient (donod) has no closed form there. Leave that scorer out, or take another model"
+            )
+
 
 @torch.inference_mode()
-def forward(
-    model: CausalModel, rows: Sequence[TokenSequence], outputs: Collection[Output]
-) -> list[RowOutputs]:
+def forward(model: CausalModel, rows: Sequence[TokenSequence], wanted: Wanted) -> list[RowOutputs]:
     """Runs the model once over rows padded to the longest.
 
     Args:
         model: The model.
         rows: At least one.
-        outputs: The outputs wanted; no other is computed.
+        wanted: What to give.
 
     Returns:
         The outputs of each row, in order.
     """
-    ids, positions, labels = _pad(rows)
-    hidden = model.hidden_states(torch.from_numpy(ids).to(model.device))  # (B, T, D)
-    hidden = hidden.reshape(-1, hidden.shape[-1])  # (B*T, D)
-    hidden = hidden.index_select(0, torch.from_numpy(positions).to(hidden.device))  # (N, D)
-    targets = torch.from_numpy(labels).to(hidden.device)  # (N,)
-    chunks = [
-        reduce_logits(
-            model.logits(hidden[at : at + model.chunk_tokens]), targets[at : at + model.chunk_tokens], outputs
-        )
-        for at in range(0, len(labels), model.chunk_tokens)
-    ]
-    ends = np.cumsum([row.response_tokens for row in rows])[:-1]
-    split = {
-        output: np.split(torch.cat([chunk[output] for chunk in chunks]).cpu().numpy(), ends)
-        for output in outputs
+    lengths = [wanted.input_tokens(row) for row in rows]
+    ids = np.zeros((len(rows), max(lengths)), np.int64)  # any id pads: nothing looks at it
+    for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        ids[number, :length] = row.ids[:length]
+    states = model.hidden_states(_to_device(ids, model.device))  # (B, T, D)
+    width = states.shape[1]
+    flat = states.reshape(-1, states.shape[-1])  # (B*T, D)
+    positions = np.concatenate([row.targets - 1 + number * width for number, row in enumerate(rows)])
+    labels = np.concatenate([row.ids[row.targets] for row in rows])
+    ends = np.cumsum([len(row.targets) for row in rows])
+    hidden = flat.index_select(0, _to_device(positions, flat.device))  # (N, D)
+    targets = _to_device(labels, flat.device)
+    tokens = _reduce(model, hidden, targets, wanted)
+    arrays = {name: value.cpu().numpy() for name, value in tokens.items() if name in wanted.outputs}
+    split = {name: np.split(values, ends[:-1]) for name, values in arrays.items()}
+    split |= {
+        name: list(values.float().cpu().numpy())
+        for name, values in _row_outputs(model, states, hidden, targets, tokens, rows, wanted).items()
     }
-    return [{output: split[output][row] for output in outputs} for row in range(len(rows))]
+    return [{name: split[name][row] for name in wanted.outputs} for row in range(len(rows))]
+
+
+def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _reduce(
+    model: CausalModel, hidden: torch.Tensor, targets: torch.Tensor, wanted: Wanted
+) -> dict[Output, torch.Tensor]:
+    """The numbers per token, each (N,)."""
+    outputs = {output for output in wanted.outputs if output in TOKEN_OUTPUTS}
+    if "grad_norm" in wanted.outputs:
+        outputs.add("log_partition")
+    parts: list[dict[Output, torch.Tensor]] = []
+    for start in range(0, len(targets) if outputs else 0, model.chunk_tokens):
+        logits = model.logits(hidden[start : start + model.chunk_tokens])
+        labels = targets[start : start + model.chunk_tokens]
+        for at in range(0, len(labels), model.block_tokens):
+            block = slice(at, at + model.block_tokens)
+            parts.append(reduce_logits(Logits(logits[block], labels[block]), outputs))
+    return {output: torch.cat([part[output] for part in parts]) for output in outputs}
+
+
+def _row_outputs(
+    model: CausalModel,
+    states: torch.Tensor,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    tokens: dict[Output, torch.Tensor],
+    rows: Sequence[TokenSequence],
+    wanted: Wanted,
+) -> dict[Output, torch.Tensor]:
+    """The arrays per row, each (B, width)."""
+    made: dict[Output, torch.Tensor] = {}
+    sizes = [len(row.targets) for row in rows]
+    if "grad_norm" in wanted.outputs:
+        counted = torch.from_numpy(np.concatenate([row.counted for row in rows])).to(hidden.device)
+        per_row = [int(row.counted.sum()) for row in rows]
+        made["grad_norm"] = gradient_norms(
+            model.head.weight, hidden[counted], targets[counted], tokens["log_partition"][counted], per_row,
+            max(1, model.chunk_tokens * len(model.head.weight) // len(hidden)), model.logit_scale or 1.0,
+        ).unsqueeze(-1)  # fmt: skip
+    if "next_logprob" in wanted.outputs:
+        first = hidden[torch.tensor(np.cumsum([0, *sizes[:-1]]), device=hidden.device)]  # (B, D)
+        parts = torch.split(first, model.chunk_tokens)
+        chosen = torch.tensor(wanted.next_ids, device=hidden.device)
+        made["next_logprob"] = torch.cat(
+            [model.logits(part).float().log_softmax(dim=-1)[:, chosen] for part in parts]
+        )
+    if wanted.whole:
+        lengths = torch.tensor([len(row.ids) for row in rows], device=states.device)
+        inside = torch.arange(states.shape[1], device=states.device) < lengths.unsqueeze(-1)  # (B, T)
+        if "hidden_mean" in wanted.outputs:
+            kept = states.float().masked_fill_(~inside.unsqueeze(-1), 0.0)
+            made["hidden_mean"] = kept.sum(dim=1) / lengths.unsqueeze(-1)
+        if "hidden_last" in wanted.outputs:
+            made["hidden_last"] = states[torch.arange(len(rows), device=states.device), lengths - 1]
+    return made
 
 
 def forward_or_fail(
-    model: CausalModel, rows: Sequence[TokenSequence], outputs: Collection[Output]
+    model: CausalModel, rows: Sequence[TokenSequence], wanted: Wanted, limit: MemoryLimit
 ) -> list[RowOutputs | RowFailure]:
     """As `forward`, but a batch that fails is tried again in parts before any row is called failed.
 
-    Out of memory halves the batch; any other RuntimeError sends the rows one by one. Errors that no
-    single row can cause, other exceptions among them, are raised.
+    Out of memory halves the batch, and what it could not hold is remembered; any other RuntimeError sends the
+    rows one by one. Errors that no single row can cause, other exceptions among them, are raised.
     """
+    size = limit.rows(rows, wanted)
+    if size < len(rows):
+        return [
+            result
+            for at in range(0, len(rows), size)
+            for result in forward_or_fail(model, rows[at : at + size], wanted, limit)
+        ]
     try:
-        return list(forward(model, rows, outputs))
+        return list(forward(model, rows, wanted))
     except RuntimeError as error:
         if "CUDA error" in str(error):  # the device is lost: every later call would fail too
             raise
+        is_memory = isinstance(error, torch.OutOfMemoryError)
+        if is_memory:
+            limit.lower(rows, wanted)
         if len(rows) == 1:
             return [RowFailure(error)]
-        is_memory = isinstance(error, torch.OutOfMemoryError)
     # Outside the except block, so that the traceback no longer holds the tensors of the failed call.
     if is_memory:
         torch.cuda.empty_cache()
-    size = (len(rows) + 1) // 2 if is_memory else 1
-    parts = (rows[at : at + size] for at in range(0, len(rows), size))
-    return [result for part in parts for result in forward_or_fail(model, part, outputs)]
-
-
-def reduce_logits(
-    logits: torch.Tensor, labels: torch.Tensor, outputs: Collection[Output]
-) -> dict[Output, torch.Tensor]:
-    """Reduces the logits of some positions to one number each.
-
-    Args:
-        logits: (N, V), any floating type; float32 logits are overwritten.
-        labels: (N,), the token at each position.
-        outputs: The outputs wanted.
-
-    Returns:
-        float32 tensors of shape (N,): `logprob` in nats, <= 0; `entropy` in nats, from 0 to log V;
-        `top1`, 0 or 1.
-    """
-    shifted = logits.float()
-    reduced: dict[Output, torch.Tensor] = {}
-    if "top1" in outputs:
-        top, choice = shifted.max(dim=-1)  # ties: the first, which is the lowest id
-        reduced["top1"] = (choice == labels).float()
-    else:
-        top = shifted.amax(dim=-1)
-    if "logprob" not in outputs and "entropy" not in outputs:
-        return reduced
-    shifted = shifted.sub_(top.unsqueeze(-1))  # (N, V)
-    at_label = shifted.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    weights = shifted.exp()
-    total = weights.sum(dim=-1)
-    log_total = total.log()
-    if "logprob" in outputs:
-        reduced["logprob"] = at_label - log_total
-    if "entropy" in outputs:
-        mean_logit = weights.mul_(shifted).sum(dim=-1) / total
-        reduced["entropy"] = (log_total - mean_logit).clamp_min_(0.0)
-    return reduced
-
-
-def _pad(
-    rows: Sequence[TokenSequence],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Padded ids (B, T), flat positions that predict response tokens (N,), and those tokens (N,)."""
-    width = max(row.input_tokens for row in rows)
-    ids = np.zeros((len(rows), width), dtype=np.int64)  # any id pads: nothing looks at it
-    positions, labels = [], []
-    for number, row in enumerate(rows):
-        ids[number, : row.input_tokens] = row.ids[:-1]
-        positions.append(np.arange(row.context - 1, row.input_tokens) + number * width)
-        labels.append(row.ids[row.context :])
-    return ids, np.concatenate(positions), np.concatenate(labels)
+        return forward_or_fail(model, rows, wanted, limit)
+    return [result for row in rows for result in forward_or_fail(model, [row], wanted, limit)]

@@ -14,12 +14,14 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
+from scorers.base import Output
 from scorers.models.ipc import from_ipc, to_ipc
 from scorers.models.loading import LoadedModel, load_model
 from scorers.models.scoring import OnRows, Stats, score_examples
 from scorers.models.settings import ModelSettings
 
 METRICS_NAMESPACE = "scorers"
+_COUNTED = ("rows", "tokens", "response_tokens", "micro_batches", "memory_retries")
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ class CausalLMHandler(ModelHandler[ScoringBatch, ScoredBatch, LoadedModel]):
     """Scores batches with a causal language model.
 
     Beam metrics, in namespace "scorers": rows, tokens, response_tokens, padding_tokens, micro_batches,
-    and rows_<status> for every status met.
+    memory_retries, milliseconds (of scoring), and rows_<status> for every status met.
 
     Args:
         settings: The model.
         scorers: Names in the catalog.
         store_tokens: Whether token ids and the loss of each response token are stored.
+        store_outputs: Outputs of the conditional view that are stored as they are.
         threads: Micro-batches that run side by side on CPU, in each worker process.
         on_rows: Told of progress inside the worker; must pickle.
     """
@@ -76,6 +79,7 @@ class CausalLMHandler(ModelHandler[ScoringBatch, ScoredBatch, LoadedModel]):
         scorers: Sequence[str],
         *,
         store_tokens: bool = False,
+        store_outputs: Sequence[Output] = (),
         threads: int = 1,
         on_rows: OnRows | None = None,
     ) -> None:
@@ -83,6 +87,7 @@ class CausalLMHandler(ModelHandler[ScoringBatch, ScoredBatch, LoadedModel]):
         self._settings = settings
         self._scorers = tuple(scorers)
         self._store_tokens = store_tokens
+        self._store_outputs = tuple(store_outputs)
         self._threads = threads
         self._on_rows = on_rows
 
@@ -99,6 +104,7 @@ class CausalLMHandler(ModelHandler[ScoringBatch, ScoredBatch, LoadedModel]):
             batch.examples,
             self._scorers,
             store_tokens=self._store_tokens,
+            store_outputs=self._store_outputs,
             threads=self._threads,
             on_rows=self._on_rows,
         )
@@ -119,8 +125,9 @@ class CausalLMHandler(ModelHandler[ScoringBatch, ScoredBatch, LoadedModel]):
 
 
 def _count(stats: Stats) -> None:
-    counts = {name: int(stats[name]) for name in ("rows", "tokens", "response_tokens", "micro_batches")}
+    counts = {name: int(stats[name]) for name in _COUNTED}
     counts["padding_tokens"] = int(stats["padded_tokens"] - stats["tokens"])
+    counts["milliseconds"] = round(1000 * stats["seconds"])
     for name, value in stats.items():
         if name.startswith("status/") and value:
             counts[f"rows_{name.removeprefix('status/')}"] = int(value)

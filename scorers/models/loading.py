@@ -12,14 +12,14 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scorers.models.forward import CausalModel
+from scorers.models.forward import CausalModel, MemoryLimit
 from scorers.models.rendering import PLAIN_LAYOUT_VERSION, Renderer, check_template, choose_template
 from scorers.models.settings import ModelSettings
 
@@ -28,6 +28,7 @@ _CUDA_BATCH_TOKENS = 16384
 # Logits of one chunk. On CPU 128 positions keep the matrix product busy; more is no faster and costs memory.
 _CPU_CHUNK_TOKENS = 128
 _CPU_CHUNK_BYTES = 64 * 2**20
+_CPU_BLOCK_BYTES = 4 * 2**20  # reduced at a time: what the cache holds
 _CUDA_CHUNK_BYTES = 256 * 2**20
 _PROBE_TOKENS = 16
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the probe's largest value
@@ -53,12 +54,14 @@ class LoadedModel:
         network: The model itself.
         renderer: From conversations to its token ids.
         batch_tokens: Padded tokens of one forward call.
+        limit: What the device turned out to hold.
     """
 
     settings: ModelSettings
     network: CausalModel
     renderer: Renderer
     batch_tokens: int
+    limit: MemoryLimit = field(default_factory=MemoryLimit)
 
 
 _LOADED: weakref.WeakValueDictionary[ModelSettings, LoadedModel] = weakref.WeakValueDictionary()
@@ -105,6 +108,8 @@ def fingerprint(settings: ModelSettings) -> dict[str, str | int | None]:
         "device": device,
         "max_tokens": settings.max_tokens,
         "on_overflow": settings.on_overflow,
+        "loss_on": settings.loss_on,
+        "score_end": settings.score_end,
         "template": template,
         "template_hash": hashlib.sha256(text.encode()).hexdigest(),
         "tokenizer_hash": _files_sha256(path for path in tokenizer if path.exists()),
@@ -144,6 +149,8 @@ def _load(settings: ModelSettings) -> LoadedModel:
         max_tokens=_max_tokens(settings, model.config, tokenizer),
         on_overflow=settings.on_overflow,
         vocabulary=vocabulary,
+        loss_on=settings.loss_on,
+        score_end=settings.score_end,
     )
     check_template(renderer)
     network = _take_apart(model, torch.device(device), vocabulary)
@@ -207,11 +214,13 @@ def _max_tokens(settings: ModelSettings, config: Any, tokenizer: Any) -> int:  #
 def _take_apart(model: Any, device: torch.device, vocabulary: int) -> CausalModel:  # noqa: ANN401 - transformers is untyped
     config = model.config.get_text_config()
     divisor = getattr(config, "logits_scaling", None)
+    chunk = _chunk_tokens(device, vocabulary)
     return CausalModel(
         body=model.base_model,
         head=model.get_output_embeddings(),
         device=device,
-        chunk_tokens=_chunk_tokens(device, vocabulary),
+        chunk_tokens=chunk,
+        block_tokens=chunk if device.type == "cuda" else max(1, _CPU_BLOCK_BYTES // (4 * vocabulary)),
         softcap=getattr(config, "final_logit_softcapping", None),
         logit_scale=1.0 / divisor if divisor else getattr(config, "logit_scale", None),
     )

@@ -1,29 +1,29 @@
-r"""From a conversation to token ids, with the border between prompt and response made, never searched.
+r"""From a conversation to text, cut where context and response meet: made by the template, never searched.
 
-With a chat template T (the tokenizer's, or a Jinja file named in the recipe):
+With a chat template T (the tokenizer's, or a Jinja file named in the recipe), and the last turn the response:
 
-- prompt text = T(messages before the response, add_generation_prompt=True)
-- full text = T(all messages); it must begin with the prompt text, and the rest is the response text: the
-  answer, the end-of-turn token, and whatever else the template adds after it all count as response
+- prompt = T(messages before the response, add_generation_prompt=True)
+- full text = T(all messages); it must begin with the prompt, and the rest is the response: the answer, the
+  end-of-turn token, and whatever else the template adds after it
 - header = what add_generation_prompt adds to the messages before the response ("<|im_start|>assistant\n")
 
-Prompt, response and header are tokenised each for itself, without added special tokens, and the ids
-concatenated; tokens never straddle the border. The direct view is [BOS] + header + the same response
-ids, BOS only where the prompt's ids begin with it. Templates that print today's date get
-26 July 2024 (the date Llama's own template falls back on), or scores would change from day to day.
+When every assistant turn is a response, the same holds for each: T(messages up to it) must be the beginning
+of the full text too. A template that renders an answer otherwise once others follow it (some leave out what
+the model was thinking) has no such border; the row is refused with that reason. Templates that print today's
+date get 26 July 2024 (the date Llama's own template falls back on), or scores would change from day to day.
 
-Without a chat template, the plain layout. Every turn before the response is "### Role:\n" (System, User,
-Assistant, Tool), its text, and "\n\n"; then comes the header "### Assistant:\n". A turn's text is its
-content and one line "name arguments" per tool call; tool definitions come first as "### Tools:\n", their
-JSON, "\n\n". Then prompt = [BOS] + ids(that text), response = ids(its text) + [EOS], direct context =
-[BOS] + ids(header); BOS and EOS only where the tokenizer has them.
+Without a chat template, the plain layout. Every turn is "### Role:\n" (System, User, Assistant, Tool), its
+text, and "\n\n"; a response is its text and EOS. A turn's text is its content and one line "name
+arguments" per tool call; tool definitions come first as "### Tools:\n", their JSON, "\n\n". BOS
+opens the conversation. BOS and EOS only where the tokenizer has them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +31,9 @@ import jinja2
 
 from connectors.examples import Message, response_text
 
-PLAIN_LAYOUT_VERSION = "plain-1"  # part of the fingerprint: a change of the layout changes scores
+PLAIN_LAYOUT_VERSION = "plain-2"  # part of the fingerprint: a change of the layout changes scores
 _PLAIN_HEADER = "### Assistant:\n"
+_WAY_OUT = "give a template whose text only grows as turns are added, or chat_template: plain"
 _DATE_MACRO = (
     "{% macro strftime_now(format) %}"
     "{{ '2024-07-26' if format == '%Y-%m-%d' else '26 Jul 2024' }}"
@@ -54,32 +55,15 @@ class TemplateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RenderedText:
-    """One conversation as text. `header` is the part of `prompt` that opens the response."""
-
-    prompt: str
-    response: str
-    header: str
-
-
-@dataclass(frozen=True, slots=True)
-class RowTokens:
-    """One conversation as token ids.
+    """One conversation as text.
 
     Attributes:
-        status: A key of `scorers.base.STATUSES`; only "ok" rows reach the model.
-        prompt_ids: Empty when the template failed.
-        response_ids: The response, cut when `truncated`.
-        direct_ids: What comes before the response in the direct view; may be empty.
-        truncated: The response was cut to fit.
-        message: Why the status is not "ok", "" where the status says it all.
+        pieces: In turn context and response; together the whole text.
+        headers: The part of each context that opens the response after it, "" where there is none.
     """
 
-    status: str
-    prompt_ids: list[int]
-    response_ids: list[int]
-    direct_ids: list[int]
-    truncated: bool = False
-    message: str = ""
+    pieces: tuple[str, ...]
+    headers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -92,6 +76,8 @@ class Renderer:
         max_tokens: Most tokens of prompt and response together.
         on_overflow: What happens above that: "drop" or "keep".
         vocabulary: Rows of the model's embedding table; no id may reach it.
+        loss_on: Which assistant turns are responses: the "last", or "all".
+        score_end: Whether the end-of-turn token of a response, and what follows it, counts for its scores.
     """
 
     tokenizer: Any
@@ -99,6 +85,16 @@ class Renderer:
     max_tokens: int
     on_overflow: Literal["drop", "keep"]
     vocabulary: int
+    loss_on: Literal["last", "all"] = "last"
+    score_end: bool = True
+
+    @cached_property
+    def special_ids(self) -> list[int]:
+        """Ids of the tokenizer's special tokens, end-of-turn tokens among them."""
+        added = self.tokenizer.added_tokens_decoder
+        return sorted(
+            {*self.tokenizer.all_special_ids, *(at for at, token in added.items() if token.special)}
+        )
 
 
 def choose_template(tokenizer: Any, chat_template: str) -> str:  # noqa: ANN401 - transformers is untyped
@@ -131,7 +127,7 @@ def check_template(renderer: Renderer) -> None:
     failures = []
     for probe in _PROBES:
         try:
-            _render_template(renderer, probe, None, with_header=True)
+            _check_border(renderer, _render_template(renderer, probe, None, with_headers=True))
         except TemplateError as error:
             failures.append(str(error))
         else:
@@ -143,123 +139,85 @@ def check_template(renderer: Renderer) -> None:
     )
 
 
-def tokenise_rows(
-    renderer: Renderer,
-    conversations: Sequence[list[Message]],
-    tools: Sequence[str | None],
-    with_header: bool,
-) -> list[RowTokens]:
-    """Renders and tokenises conversations, and cuts or drops what does not fit the model.
-
-    Args:
-        renderer: Of the model that will read the ids.
-        conversations: Each ends with the response.
-        tools: JSON text of each conversation's tool definitions, or None.
-        with_header: Whether the direct view is needed; without it `direct_ids` are empty.
-
-    Returns:
-        One result for each conversation, in order. What cannot be rendered has a status and a message.
-    """
-    texts: list[RenderedText | TemplateError] = []
-    for messages, definitions in zip(conversations, tools, strict=True):
-        try:
-            texts.append(_render(renderer, messages, definitions, with_header))
-        except TemplateError as error:
-            texts.append(error)
-    good = [text for text in texts if isinstance(text, RenderedText)]
-    prompts = iter(_tokenise(renderer.tokenizer, [text.prompt for text in good]))
-    responses = iter(_tokenise(renderer.tokenizer, [text.response for text in good]))
-    # A corpus has one header, or a few: the template's text, not the row's.
-    unique = sorted({text.header for text in good}) if with_header else []
-    headers = dict(zip(unique, _tokenise(renderer.tokenizer, unique), strict=True))
-    rows: list[RowTokens] = []
-    for text, messages in zip(texts, conversations, strict=True):
-        if isinstance(text, TemplateError):
-            rows.append(RowTokens("template_error", [], [], [], message=str(text)))
-            continue
-        header = headers.get(text.header, [])
-        row = _assemble(renderer, next(prompts), next(responses), header)
-        is_empty = not response_text(messages).strip()
-        rows.append(_checked(renderer, row, is_empty))
-    return rows
-
-
-def _assemble(renderer: Renderer, prompt: list[int], response: list[int], header: list[int]) -> RowTokens:
-    """Adds BOS and EOS where the layout asks for them."""
-    bos, eos = renderer.tokenizer.bos_token_id, renderer.tokenizer.eos_token_id
-    if renderer.template == "plain":
-        prompt = prompt if bos is None else [bos, *prompt]
-        response = response if eos is None else [*response, eos]
-    opens_with_bos = bos is not None and prompt[:1] == [bos]
-    return RowTokens("ok", prompt, response, [bos, *header] if opens_with_bos else header)
-
-
-def _checked(renderer: Renderer, row: RowTokens, is_empty: bool) -> RowTokens:
-    """The row with its status, cut where the recipe keeps rows that are too long."""
-    if not row.prompt_ids:
-        return replace(row, status="template_error", message="the template renders no prompt")
-    if is_empty or not row.response_ids:
-        return replace(row, status="empty_response", response_ids=[])
-    highest = max(max(row.prompt_ids), max(row.response_ids), max(row.direct_ids, default=0))
-    if highest >= renderer.vocabulary:
-        message = f"token id {highest} is outside the model's {renderer.vocabulary} embeddings"
-        return replace(row, status="error", message=message)
-    if len(row.prompt_ids) + len(row.response_ids) <= renderer.max_tokens:
-        return row
-    if renderer.on_overflow == "drop":
-        return replace(row, status="overflow")
-    kept = row.response_ids[: max(0, renderer.max_tokens - len(row.prompt_ids))]
-    return replace(row, status="ok" if kept else "all_truncated", response_ids=kept, truncated=True)
-
-
-def _tokenise(tokenizer: Any, texts: list[str]) -> list[list[int]]:  # noqa: ANN401 - transformers is untyped
-    """Ids of each text, without added special tokens; one call, which fast tokenizers spread over threads."""
-    if not texts:
-        return []
-    encoded = tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,  # it warns about texts longer than the model; they get a status here
+def _check_border(renderer: Renderer, text: RenderedText) -> None:
+    """Raises TemplateError if the prompt's tokens are not the first tokens of prompt and response."""
+    tokenizer = renderer.tokenizer
+    prompt, whole = (
+        tokenizer(part, add_special_tokens=False)["input_ids"]
+        for part in (text.pieces[0], "".join(text.pieces[:2]))
     )
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+    if whole[: len(prompt)] != prompt:
+        end = tokenizer.decode(prompt[-3:])
+        raise TemplateError(
+            f"the prompt ends with {end!r}, whose last token changes when an answer follows it. End the "
+            "header with a line break or a special token instead of a blank"
+        )
 
 
-def _render(
-    renderer: Renderer, messages: list[Message], tools: str | None, with_header: bool
+def render(
+    renderer: Renderer, messages: list[Message], tools: str | None, with_headers: bool
 ) -> RenderedText:
+    """Renders one conversation, which ends with a response.
+
+    Raises:
+        TemplateError: If the template refuses it, or has no border between context and response.
+    """
     if renderer.template == "plain":
-        text = _render_plain(messages, tools)
+        text = _render_plain(renderer, messages, tools)
     else:
-        definitions = _tool_definitions(tools)
-        text = _render_template(renderer, [_for_template(m) for m in messages], definitions, with_header)
+        turns = [_for_template(turn) for turn in messages]
+        text = _render_template(renderer, turns, _tool_definitions(tools), with_headers)
     try:
-        (text.prompt + text.response).encode("utf-8")
+        "".join(text.pieces).encode("utf-8")
     except UnicodeEncodeError as error:  # lone surrogates can hide in the JSON of a tool call
         raise TemplateError("the rendered text is not valid Unicode") from error
     return text
 
 
-def _render_plain(messages: list[Message], tools: str | None) -> RenderedText:
-    parts = [f"### Tools:\n{tools}\n\n"] if tools else []
-    parts += [f"### {turn['role'].capitalize()}:\n{response_text([turn])}\n\n" for turn in messages[:-1]]
-    return RenderedText("".join(parts) + _PLAIN_HEADER, response_text(messages), _PLAIN_HEADER)
+def _responses(renderer: Renderer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Which turns are responses."""
+    last = len(messages) - 1
+    if renderer.loss_on == "last":
+        return [last]
+    return [at for at, turn in enumerate(messages) if turn["role"] == "assistant" or at == last]
+
+
+def _render_plain(renderer: Renderer, messages: list[Message], tools: str | None) -> RenderedText:
+    pieces = [f"### Tools:\n{tools}\n\n" if tools else ""]
+    responses = _responses(renderer, messages)
+    for at, turn in enumerate(messages):
+        if at in responses:
+            pieces[-1] += _PLAIN_HEADER
+            pieces += [response_text([turn]), "\n\n"]
+        else:
+            pieces[-1] += f"### {turn['role'].capitalize()}:\n{response_text([turn])}\n\n"
+    return RenderedText(tuple(pieces[:-1]), (_PLAIN_HEADER,) * len(responses))
 
 
 def _render_template(
-    renderer: Renderer, messages: list[dict[str, Any]], tools: list[Any] | None, with_header: bool
+    renderer: Renderer, messages: list[dict[str, Any]], tools: list[Any] | None, with_headers: bool
 ) -> RenderedText:
-    prompt = _apply(renderer, messages[:-1], tools, header=True)
     full = _apply(renderer, messages, tools, header=False)
-    if not full.startswith(prompt):
-        raise TemplateError("the template renders the prompt otherwise once the response follows it")
-    header = ""
-    if with_header:
-        bare = _apply(renderer, messages[:-1], tools, header=False)
-        header = prompt[len(bare) :] if prompt.startswith(bare) else ""
-    return RenderedText(prompt, full[len(prompt) :], header)
+    pieces, headers, done = [], [], 0
+    for at in _responses(renderer, messages):
+        prompt = _apply(renderer, messages[:at], tools, header=True)
+        answered = (
+            full if at == len(messages) - 1 else _apply(renderer, messages[: at + 1], tools, header=False)
+        )
+        if not answered.startswith(prompt) or len(prompt) < done:
+            raise TemplateError(
+                f"the template renders the prompt otherwise once the response follows it; {_WAY_OUT}"
+            )
+        if not full.startswith(answered):
+            raise TemplateError(
+                f"the template renders turn {at + 1} otherwise once turns follow it; "
+                "give model.loss_on: last, or a template that does not"
+            )
+        pieces += [prompt[done:], answered[len(prompt) :]]
+        done = len(answered)
+        bare = _apply(renderer, messages[:at], tools, header=False) if with_headers else prompt
+        headers.append(prompt[len(bare) :] if prompt.startswith(bare) else "")
+    return RenderedText(tuple(pieces), tuple(headers))
 
 
 def _apply(renderer: Renderer, messages: list[dict[str, Any]], tools: list[Any] | None, header: bool) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
@@ -21,12 +21,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from scorers.base import STATUSES, Need, Output, Outputs, TokenValues, View
-from scorers.catalog import columns_of, plan, resolve
+from scorers.base import STATUSES, Need, Output, View
+from scorers.catalog import plan
 from scorers.models.batching import pack
-from scorers.models.forward import RowFailure, RowOutputs, TokenSequence, forward_or_fail
+from scorers.models.columns import Results, next_texts, score_columns, scores_batch, scores_schema
+from scorers.models.forward import RowFailure, RowOutputs, Wanted, forward_or_fail
 from scorers.models.loading import LoadedModel
-from scorers.models.rendering import RowTokens, tokenise_rows
+from scorers.models.tokenising import RowTokens, TokenSequence, token_id, tokenise_rows
 
 Stats = dict[str, int | float]
 OnRows = Callable[[int, int], None]
@@ -43,39 +44,15 @@ class _MicroBatch:
     view: View
     rows: list[int]
     sequences: list[TokenSequence]
-    outputs: tuple[Output, ...]
+    wanted: Wanted
 
     @property
     def tokens(self) -> int:
-        return sum(sequence.input_tokens for sequence in self.sequences)
+        return sum(self.wanted.input_tokens(sequence) for sequence in self.sequences)
 
     @property
     def padded_tokens(self) -> int:
-        return len(self.sequences) * max(sequence.input_tokens for sequence in self.sequences)
-
-
-def scores_schema(scorers: Sequence[str], store_tokens: bool = False) -> pa.Schema:
-    """Columns of the scores of these scorers, in order.
-
-    Args:
-        scorers: Names in the catalog.
-        store_tokens: Whether token ids and the loss of each response token are stored.
-    """
-    fields = [
-        ("id", pa.string()),
-        ("status", pa.string()),
-        ("prompt_tokens", pa.int32()),
-        ("response_tokens", pa.int32()),
-        ("truncated", pa.bool_()),
-        *((column.name, pa.float64()) for column in columns_of(scorers)),
-    ]
-    if store_tokens:
-        fields += [
-            ("response_ids", pa.list_(pa.int32())),
-            ("prompt_ids", pa.list_(pa.int32())),
-            ("token_nll", pa.list_(pa.float32())),
-        ]
-    return pa.schema(fields)
+        return len(self.sequences) * max(self.wanted.input_tokens(sequence) for sequence in self.sequences)
 
 
 def score_examples(
@@ -84,6 +61,7 @@ def score_examples(
     scorers: Sequence[str],
     *,
     store_tokens: bool = False,
+    store_outputs: Collection[Output] = (),
     threads: int = 1,
     on_rows: OnRows | None = None,
 ) -> tuple[pa.RecordBatch, Stats]:
@@ -94,8 +72,10 @@ def score_examples(
         examples: Columns `id`, `messages` and `tools` of the canonical schema. About 2,000 rows
             together pad well; the scores of a row do not depend on the others beyond rounding.
         scorers: Names in the catalog.
-        store_tokens: Also gives `response_ids`, `prompt_ids` and `token_nll` (nats), null unless
-            the status is "ok".
+        store_tokens: Also gives `input_ids`, `response_at` (positions of the response tokens in them) and
+            `token_nll` (nats, aligned with response_at), null unless the status is "ok".
+        store_outputs: Also gives these outputs of the conditional view, float16 (ranks int32):
+            `token_<output>`, aligned with response_at, or one array for the row under the output's own name.
         threads: Micro-batches that run side by side on CPU; the result is the same, bit by bit.
             Without meaning on CUDA.
         on_rows: Called in this thread as rows are finished.
@@ -111,14 +91,21 @@ def score_examples(
         RuntimeError: If the model fails on every row, which is a fault of the model or of this program.
     """
     started = time.perf_counter()
-    needs = plan(scorers, store_tokens)
+    needs = plan(scorers, store_tokens, store_outputs)
     rows = _tokenise(model, examples, with_direct=any(need.view == "direct" for need in needs))
-    micro_batches = _mix([list(_pack_view(model, rows, needs, view)) for view in ("conditional", "direct")])
+    views = [
+        list(_pack_view(model, rows, view, _wanted(model, needs, view))) for view in ("conditional", "direct")
+    ]
+    micro_batches = _mix(views)
+    retries = model.limit.retries
     results, failures = _run(model, micro_batches, len(rows), threads, on_rows)
     rows = _with_outcome(rows, results, failures)
-    outputs = _gather(rows, results, needs)
-    scores = _to_arrow(examples, rows, outputs, scorers, store_tokens)
-    return scores, _stats(rows, micro_batches, time.perf_counter() - started)
+    results = {key: outputs for key, outputs in results.items() if rows[key[1]].status == "ok"}
+    columns = score_columns(rows, results, needs, scorers)
+    schema = scores_schema(scorers, store_tokens, store_outputs)
+    scores = scores_batch(examples.column("id"), rows, columns, results, schema)
+    stats = _stats(rows, micro_batches, time.perf_counter() - started)
+    return scores, {**stats, "memory_retries": model.limit.retries - retries}
 
 
 def _tokenise(model: LoadedModel, examples: pa.RecordBatch, with_direct: bool) -> list[RowTokens]:
@@ -128,24 +115,33 @@ def _tokenise(model: LoadedModel, examples: pa.RecordBatch, with_direct: bool) -
             f"examples: no column {', '.join(sorted(missing))}; wanted the canonical id, messages, tools"
         )
     messages, tools = examples.column("messages").to_pylist(), examples.column("tools").to_pylist()
-    return tokenise_rows(model.renderer, messages, tools, with_header=with_direct)
+    return tokenise_rows(model.renderer, messages, tools, with_direct)
+
+
+def _wanted(model: LoadedModel, needs: Sequence[Need], view: View) -> Wanted:
+    """What the forward calls of one view are to give.
+
+    Raises:
+        ValueError: If the model's output layer cannot give it, or a text is not one token.
+    """
+    outputs = frozenset(need.output for need in needs if need.view == view)
+    if "grad_norm" in outputs:
+        model.network.check_gradient()
+    texts = next_texts(needs, view)
+    return Wanted(outputs, tuple(token_id(model.renderer.tokenizer, text) for text in texts))
 
 
 def _pack_view(
-    model: LoadedModel, rows: list[RowTokens], needs: Sequence[Need], view: View
+    model: LoadedModel, rows: list[RowTokens], view: View, wanted: Wanted
 ) -> Iterator[_MicroBatch]:
     """The micro-batches of one view; none if no scorer needs it."""
-    outputs = tuple(need.output for need in needs if need.view == view)
-    if not outputs:
+    if not wanted.outputs:
         return
-    contexts = [row.prompt_ids if view == "conditional" else row.direct_ids for row in rows]
-    scored = [at for at, row in enumerate(rows) if row.status == "ok" and contexts[at]]
-    sequences = [
-        TokenSequence(np.array([*contexts[at], *rows[at].response_ids], dtype=np.int64), len(contexts[at]))
-        for at in scored
-    ]
-    for group in pack([sequence.input_tokens for sequence in sequences], model.batch_tokens):
-        yield _MicroBatch(view, [scored[at] for at in group], [sequences[at] for at in group], outputs)
+    sequences = {at: getattr(row, view) for at, row in enumerate(rows) if row.status == "ok"}
+    scored = [at for at, sequence in sequences.items() if sequence is not None]
+    for group in pack([wanted.input_tokens(sequences[at]) for at in scored], model.batch_tokens):
+        chosen = [scored[at] for at in group]
+        yield _MicroBatch(view, chosen, [sequences[at] for at in chosen], wanted)
 
 
 def _mix(views: Sequence[list[_MicroBatch]]) -> list[_MicroBatch]:
@@ -162,15 +158,14 @@ def _mix(views: Sequence[list[_MicroBatch]]) -> list[_MicroBatch]:
     return [batch for *_, batch in sorted(spread, key=lambda item: item[:2])]
 
 
-_Results = dict[tuple[View, int], RowOutputs]
 _Failures = dict[int, RuntimeError]
 
 
 def _run(
     model: LoadedModel, micro_batches: list[_MicroBatch], rows: int, threads: int, on_rows: OnRows | None
-) -> tuple[_Results, _Failures]:
+) -> tuple[Results, _Failures]:
     """Runs every micro-batch; results and failures by row."""
-    results: _Results = {}
+    results: Results = {}
     failures: _Failures = {}
     passes_left = Counter(row for batch in micro_batches for row in batch.rows)
     if on_rows is not None and rows > len(passes_left):
@@ -195,12 +190,12 @@ def _outcomes(
     """Each micro-batch with what came of it, as they end."""
     if model.network.device.type != "cpu":
         for batch in micro_batches:
-            yield batch, forward_or_fail(model.network, batch.sequences, batch.outputs)
+            yield batch, forward_or_fail(model.network, batch.sequences, batch.wanted, model.limit)
         return
     before = torch.get_num_threads()
     with ThreadPoolExecutor(max(1, threads), initializer=one_torch_thread) as pool:
         pending: dict[Future[list[RowOutputs | RowFailure]], _MicroBatch] = {
-            pool.submit(forward_or_fail, model.network, batch.sequences, batch.outputs): batch
+            pool.submit(forward_or_fail, model.network, batch.sequences, batch.wanted, model.limit): batch
             for batch in micro_batches
         }
         try:
@@ -222,7 +217,7 @@ def one_torch_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _with_outcome(rows: list[RowTokens], results: _Results, failures: _Failures) -> list[RowTokens]:
+def _with_outcome(rows: list[RowTokens], results: Results, failures: _Failures) -> list[RowTokens]:
     """The rows with the status that the model's run leaves them."""
     settled = list(rows)
     for (_, at), outputs in results.items():
@@ -231,73 +226,6 @@ def _with_outcome(rows: list[RowTokens], results: _Results, failures: _Failures)
     for at, error in failures.items():
         settled[at] = replace(rows[at], status="error", message=f"{type(error).__name__}: {error}"[:200])
     return settled
-
-
-def _gather(rows: list[RowTokens], results: _Results, needs: Sequence[Need]) -> Outputs:
-    """The model's outputs, row after row; rows without scores, and views without context, have no tokens."""
-    empty = np.zeros(0, dtype=np.float32)
-    outputs: dict[Need, TokenValues] = {}
-    for need in needs:
-        values = [
-            results[need.view, at][need.output]
-            if row.status == "ok" and (need.view, at) in results
-            else empty
-            for at, row in enumerate(rows)
-        ]
-        lengths = np.array([len(row) for row in values], dtype=np.int64)
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-        outputs[need] = TokenValues(np.concatenate([empty, *values]), offsets)
-    return outputs
-
-
-def _to_arrow(
-    examples: pa.RecordBatch,
-    rows: list[RowTokens],
-    outputs: Outputs,
-    scorers: Sequence[str],
-    store_tokens: bool,
-) -> pa.RecordBatch:
-    is_rendered = [bool(row.prompt_ids) for row in rows]
-    arrays: dict[str, pa.Array] = {
-        "id": examples.column("id"),
-        "status": pa.array([row.status for row in rows], pa.string()),
-        "prompt_tokens": _counts([len(row.prompt_ids) for row in rows], is_rendered),
-        "response_tokens": _counts([len(row.response_ids) for row in rows], is_rendered),
-        "truncated": pa.array([row.truncated for row in rows], pa.bool_()),
-    }
-    for scorer in resolve(scorers):
-        columns = scorer.score({need: outputs[need] for need in scorer.needs})
-        for column in scorer.columns:
-            arrays[column.name] = pa.array(
-                columns[column.name], pa.float64(), from_pandas=True
-            )  # NaN is null
-    if store_tokens:
-        arrays |= _token_arrays(rows, outputs[Need("conditional", "logprob")])
-    schema = scores_schema(scorers, store_tokens)
-    return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
-
-
-def _counts(values: list[int], is_known: list[bool]) -> pa.Array:
-    return pa.array(
-        [value if known else None for value, known in zip(values, is_known, strict=True)], pa.int32()
-    )
-
-
-def _token_arrays(rows: list[RowTokens], logprobs: TokenValues) -> dict[str, pa.Array]:
-    losses = np.split(0.0 - logprobs.values, logprobs.offsets[1:-1])
-    is_ok = [row.status == "ok" for row in rows]
-    return {
-        "response_ids": pa.array(
-            [r.response_ids if r.status == "ok" else None for r in rows], pa.list_(pa.int32())
-        ),
-        "prompt_ids": pa.array(
-            [r.prompt_ids if r.status == "ok" else None for r in rows], pa.list_(pa.int32())
-        ),
-        "token_nll": pa.array(
-            [row if ok else None for row, ok in zip(losses, is_ok, strict=True)] if rows else [],
-            pa.list_(pa.float32()),
-        ),
-    }
 
 
 def _stats(rows: list[RowTokens], micro_batches: list[_MicroBatch], seconds: float) -> Stats:
@@ -309,7 +237,7 @@ def _stats(rows: list[RowTokens], micro_batches: list[_MicroBatch], seconds: flo
         "rows": len(rows),
         "tokens": sum(batch.tokens for batch in micro_batches),
         "padded_tokens": sum(batch.padded_tokens for batch in micro_batches),
-        "response_tokens": sum(len(row.response_ids) for row in rows if row.status == "ok"),
+        "response_tokens": sum(row.response_tokens for row in rows if row.status == "ok"),
         "micro_batches": len(micro_batches),
         "seconds": seconds,
     }

@@ -44,6 +44,14 @@ class ModelSettings(BaseModel):
         description="auto: the tokenizer's, or plain where it has none; plain: our stated layout; "
         "else the path of a Jinja file",
     )
+    loss_on: Literal["last", "all"] = Field(
+        default="last", description="which assistant turns are scored and trained on"
+    )
+    score_end: bool = Field(
+        default=True,
+        description="whether the end-of-turn token after a response counts for its scores; it is trained on "
+        "either way",
+    )
     batch_tokens: int | None = Field(
         default=None, ge=1, description="padded tokens in one forward call; null: chosen for the device"
     )

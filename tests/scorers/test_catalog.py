@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +21,12 @@ def outputs_of(scorer: Scorer, rows: list[list[float]]) -> Outputs:
     """The same numbers for every need, with the sign and range that its output has."""
     values = np.array([value for row in rows for value in row], dtype=np.float32)
     offsets = np.cumsum([0, *(len(row) for row in rows)]).astype(np.int64)
-    by_output = {"logprob": -values, "entropy": values, "top1": (values > 10).astype(np.float32)}
-    return {need: TokenValues(by_output[need.output], offsets) for need in scorer.needs}
+    by_output: dict[str, npt.NDArray[np.float32]] = {
+        "logprob": -values,
+        "entropy": values,
+        "top1": (values > 10).astype(np.float32),
+    }
+    return Outputs({need: TokenValues(by_output[need.output], offsets) for need in scorer.needs}, {})
 
 
 @pytest.mark.parametrize("scorer", SCORERS.values(), ids=SCORERS)
@@ -60,8 +65,8 @@ def test_the_worked_example_of_three_words() -> None:
     entropies = [math.log(z) - (2 * math.exp(2) + math.exp(1)) / z, math.log(3)]
     logprobs = TokenValues(-np.array(losses, dtype=np.float32), np.array([0, 2]))
     entropy = TokenValues(np.array(entropies, dtype=np.float32), np.array([0, 2]))
-    loss = SCORERS["loss"].score({SCORERS["loss"].needs[0]: logprobs})
-    mean_entropy = SCORERS["entropy"].score({SCORERS["entropy"].needs[0]: entropy})
+    loss = SCORERS["loss"].score(Outputs({SCORERS["loss"].needs[0]: logprobs}, {}))
+    mean_entropy = SCORERS["entropy"].score(Outputs({SCORERS["entropy"].needs[0]: entropy}, {}))
     assert loss["loss"] == pytest.approx([0.753109], abs=1e-6)
     assert loss["perplexity"] == pytest.approx([2.123592], abs=1e-6)
     assert mean_entropy["entropy"] == pytest.approx([0.965504], abs=1e-6)

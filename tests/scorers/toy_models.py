@@ -28,7 +28,7 @@ TEMPLATE = (
 CONTEXT = 128
 
 
-def tokenizer(template: str | None = TEMPLATE) -> Any:
+def tokenizer(template: str | None = TEMPLATE, texts: Sequence[str] = TEXT) -> Any:
     """A byte-level BPE of about 300 tokens with BOS and EOS."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -37,7 +37,7 @@ def tokenizer(template: str | None = TEMPLATE) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=320, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
     )
-    bpe.train_from_iterator(TEXT, trainer)
+    bpe.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=bpe, model_max_length=CONTEXT, **{"bos_token": "<s>", "eos_token": "</s>"}
     )

@@ -8,58 +8,127 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from scorers.base import Output
+from scorers.base import ROW_OUTPUTS, TOKEN_OUTPUTS, Output
 from scorers.models.forward import (
     CausalModel,
+    MemoryLimit,
     RowFailure,
-    TokenSequence,
+    RowOutputs,
+    Wanted,
     forward,
     forward_or_fail,
-    reduce_logits,
 )
 from scorers.models.loading import LoadedModel
+from scorers.models.tokenising import TokenSequence
 
-OUTPUTS: tuple[Output, ...] = ("logprob", "entropy", "top1")
+NEXT_IDS = (5, 250, 7)
+EVERYTHING = Wanted(frozenset([*TOKEN_OUTPUTS, *ROW_OUTPUTS]), NEXT_IDS)
+LOGPROB = Wanted(frozenset[Output](["logprob"]))
 
 
 def sequences(lengths: list[tuple[int, int]]) -> list[TokenSequence]:
     """Rows of (context, response) tokens."""
     rng = np.random.default_rng(0)
-    return [TokenSequence(rng.integers(2, 250, size=c + r), c) for c, r in lengths]
+    return [
+        TokenSequence(rng.integers(2, 250, size=c + r), np.arange(c, c + r), np.ones(r, np.bool_))
+        for c, r in lengths
+    ]
 
 
-def test_the_worked_example_of_three_words() -> None:
-    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    reduced = reduce_logits(logits, torch.tensor([0, 1]), OUTPUTS)
-    assert reduced["logprob"].tolist() == pytest.approx([-0.407606, -1.098612], abs=1e-6)
-    assert reduced["entropy"].tolist() == pytest.approx([0.832396, 1.098612], abs=1e-6)
-    assert reduced["top1"].tolist() == [1.0, 0.0]  # a tie goes to the lowest id
+def exact(network: CausalModel, row: TokenSequence) -> dict[Output, np.ndarray[Any, Any]]:
+    """Every output in float64, from the definitions, one row alone."""
+    body, head = network.body.double(), network.head.double()
+    try:
+        with torch.inference_mode():
+            states = body(input_ids=torch.from_numpy(row.ids)[None], use_cache=False).last_hidden_state[0]
+            logits = head(states)
+    finally:
+        body.float(), head.float()
+    if network.logit_scale is not None:
+        logits = logits * network.logit_scale
+    z = logits.numpy()[row.targets - 1]
+    labels = row.ids[row.targets]
+    at = np.arange(len(labels))
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    errors = p.copy()
+    errors[at, labels] -= 1
+    logp = np.log(p)
+    own, counted = z[at, labels], row.counted
+    hidden = states.numpy()[row.targets - 1]
+    gradient = (network.logit_scale or 1.0) * errors[counted].T @ hidden[counted] / counted.sum()
+    return {
+        "logprob": logp[at, labels],
+        "entropy": -(p * logp).sum(1),
+        "top1": (z.argmax(1) == labels).astype(float),
+        "top1_logprob": logp.max(1),
+        "rank": (z > own[:, None]).sum(1).astype(float),
+        "el2n": np.sqrt((errors**2).sum(1)),
+        "logit_gap": (p * z).sum(1) - own,
+        "log_partition": np.log(np.exp(z - z.max(1, keepdims=True)).sum(1)) + z.max(1),
+        "grad_norm": np.array([np.linalg.norm(gradient)]),
+        "hidden_mean": states.numpy().mean(0),
+        "hidden_last": states.numpy()[-1],
+        "next_logprob": logp[0, list(NEXT_IDS)],
+    }
 
 
-def test_large_logits_lose_no_digits() -> None:
-    # shifted by 1e4 in float32, a naive logsumexp keeps three digits of a loss of this size
-    logits = torch.tensor([[1e4, 1e4 - 8, 1e4 - 9]])
-    reduced = reduce_logits(logits, torch.tensor([0]), OUTPUTS)
-    exact = np.array([0.0, -8.0, -9.0])
-    p = np.exp(exact) / np.exp(exact).sum()
-    assert reduced["logprob"].item() == pytest.approx(np.log(p[0]), rel=1e-3)
-    assert reduced["entropy"].item() == pytest.approx(-(p * np.log(p)).sum(), rel=1e-3)
+def assert_close(found: RowOutputs, expected: dict[Output, np.ndarray[Any, Any]], rtol: float = 1e-4) -> None:
+    assert found.keys() == expected.keys()
+    for output, values in expected.items():
+        assert found[output].dtype == np.float32
+        assert found[output].shape == values.shape
+        np.testing.assert_allclose(found[output], values, rtol=rtol, atol=2e-5, err_msg=output)
 
 
-def test_only_the_outputs_that_are_needed_are_computed() -> None:
-    assert list(reduce_logits(torch.zeros(1, 3), torch.tensor([0]), ["top1"])) == ["top1"]
-    assert list(reduce_logits(torch.zeros(1, 3), torch.tensor([0]), ["logprob"])) == ["logprob"]
+@settings(deadline=None, max_examples=40)
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=5),
+    chunk=st.integers(1, 40),
+    block=st.integers(1, 40),
+    scale=st.sampled_from([None, 0.25]),
+    gaps=st.randoms(use_true_random=False),
+)
+def test_every_output_agrees_with_float64_whatever_the_batch_and_the_chunks(
+    toy: LoadedModel,
+    lengths: list[tuple[int, int]],
+    chunk: int,
+    block: int,
+    scale: float | None,
+    gaps: Any,
+) -> None:
+    network = replace(toy.network, chunk_tokens=chunk, block_tokens=block, logit_scale=scale)
+    rows = []
+    for row in sequences(lengths):  # some targets are left out, some do not count
+        chosen = np.array(sorted(gaps.sample(range(len(row.targets)), gaps.randint(1, len(row.targets)))))
+        counted = np.array([gaps.random() < 0.7 for _ in chosen])
+        counted[0] = True
+        rows.append(TokenSequence(row.ids, row.targets[chosen], counted))
+    for row, found in zip(rows, forward(network, rows, EVERYTHING), strict=True):
+        assert_close(found, exact(network, row))
 
 
-def test_padding_and_chunks_do_not_change_a_row(toy: LoadedModel) -> None:
-    rows = sequences([(3, 40), (1, 1), (20, 5), (7, 13)])
-    together = forward(replace(toy.network, chunk_tokens=7), rows, OUTPUTS)
-    for row, got in zip(rows, together, strict=True):
-        (alone,) = forward(toy.network, [row], OUTPUTS)
-        for output in OUTPUTS:
-            assert got[output].shape == (row.response_tokens,)
-            np.testing.assert_allclose(got[output], alone[output], rtol=1e-4, atol=1e-6)
+def test_only_the_outputs_that_are_wanted_are_given(toy: LoadedModel) -> None:
+    rows = sequences([(3, 4)])
+    for output in (*TOKEN_OUTPUTS, *ROW_OUTPUTS):
+        (row,) = forward(toy.network, rows, Wanted(frozenset([output]), NEXT_IDS))
+        assert list(row) == [output]
+        assert_close(row, {output: exact(toy.network, rows[0])[output]})
+
+
+def test_the_last_token_is_read_only_for_hidden_states() -> None:
+    (row,) = sequences([(3, 4)])
+    assert LOGPROB.input_tokens(row) == 6
+    assert EVERYTHING.input_tokens(row) == 7
+
+
+def test_a_gradient_without_closed_form_is_refused(toy: LoadedModel) -> None:
+    replace(toy.network, logit_scale=0.5).check_gradient()
+    with pytest.raises(ValueError, match="caps its logits"):
+        replace(toy.network, softcap=30.0).check_gradient()
 
 
 class FailingBody:
@@ -84,16 +153,29 @@ def test_one_bad_row_does_not_take_the_rest_of_its_batch_along(toy: LoadedModel)
     rows = sequences([(3, 9), (4, 8), (5, 7)])
     marked = int(rows[1].ids[0])
     model, _ = failing(toy, lambda ids: (ids[:, 0] == marked).any(), RuntimeError("this row"))
-    results = forward_or_fail(model, rows, ["logprob"])
+    results = forward_or_fail(model, rows, LOGPROB, MemoryLimit())
     assert [isinstance(result, RowFailure) for result in results] == [False, True, False]
 
 
-def test_out_of_memory_halves_the_batch_until_it_fits(toy: LoadedModel) -> None:
+def test_out_of_memory_halves_the_batch_until_it_fits_and_remembers_the_size(toy: LoadedModel) -> None:
     rows = sequences([(3, 9)] * 8)
     model, body = failing(toy, lambda ids: len(ids) > 2, torch.OutOfMemoryError("full"))
-    results = forward_or_fail(model, rows, ["logprob"])
+    limit = MemoryLimit()
+    results = forward_or_fail(model, rows, LOGPROB, limit)
     assert not any(isinstance(result, RowFailure) for result in results)
-    assert body.calls == [8, 4, 2, 2, 4, 2, 2]
+    assert body.calls == [8, 4, 2, 2, 2, 2]
+    assert (limit.tokens, limit.retries) == (2 * 11, 2)
+    forward_or_fail(
+        model, sequences([(3, 4)] * 8), LOGPROB, limit
+    )  # shorter rows: more fit into as many tokens
+    assert body.calls[6:] == [3, 1, 1, 1, 1, 1, 1, 1] or body.calls[6] == 3
+
+
+def test_a_row_that_is_too_large_alone_fails_alone(toy: LoadedModel) -> None:
+    rows = sequences([(3, 9), (3, 30), (3, 9)])
+    model, _ = failing(toy, lambda ids: ids.shape[1] > 20, torch.OutOfMemoryError("full"))
+    results = forward_or_fail(model, rows, LOGPROB, MemoryLimit())
+    assert [isinstance(result, RowFailure) for result in results] == [False, True, False]
 
 
 def test_errors_that_no_row_causes_are_raised(toy: LoadedModel) -> None:
@@ -101,4 +183,4 @@ def test_errors_that_no_row_causes_are_raised(toy: LoadedModel) -> None:
     for error in (TypeError("a bug"), RuntimeError("CUDA error: device-side assert")):
         model, _ = failing(toy, lambda ids: True, error)
         with pytest.raises(type(error)):
-            forward_or_fail(model, rows, ["logprob"])
+            forward_or_fail(model, rows, LOGPROB, MemoryLimit())

@@ -16,9 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from connectors.examples import message
+from scorers.base import Column, Need, Output, Outputs, RowValues, Scorer
 from scorers.catalog import SCORERS
+from scorers.models.columns import scores_schema
 from scorers.models.loading import LoadedModel, load_model
-from scorers.models.scoring import score_examples, scores_schema
+from scorers.models.scoring import score_examples
 from scorers.models.settings import ModelSettings
 from tests.scorers.toy_models import PAIRS, examples, pair, tokenizer, write_model
 
@@ -50,12 +52,14 @@ def reference(folder: Path, conversations: list[Any]) -> dict[str, list[float]]:
             dialogue = [{"role": t["role"], "content": t["content"]} for t in turns]
             prompt = tokenizer.apply_chat_template(dialogue[:-1], tokenize=False, add_generation_prompt=True)
             whole = tokenizer.apply_chat_template(dialogue, tokenize=False)
-            context, response = ids(prompt), ids(whole[len(prompt) :])
+            context = ids(prompt)
+            response = ids(whole)[len(context) :]
             header = [tokenizer.bos_token_id, *ids("<|assistant|>\n")]
         else:
             prompt = "".join(f"### {t['role'].capitalize()}:\n{t['content']}\n\n" for t in turns[:-1])
-            context = [tokenizer.bos_token_id, *ids(prompt + "### Assistant:\n")]
-            response = [*ids(turns[-1]["content"]), tokenizer.eos_token_id]
+            prompt += "### Assistant:\n"
+            response = [*ids(prompt + turns[-1]["content"])[len(ids(prompt)) :], tokenizer.eos_token_id]
+            context = [tokenizer.bos_token_id, *ids(prompt)]
             header = [tokenizer.bos_token_id, *ids("### Assistant:\n")]
         loss, entropy, top1 = statistics(context, response)
         direct, _, _ = statistics(header, response)
@@ -159,7 +163,8 @@ def test_a_kept_overflow_scores_the_same_tokens_in_both_views(toy_folder: Path) 
     (row,) = scores.to_pylist()
     assert (row["status"], row["truncated"]) == ("ok", True)
     assert row["prompt_tokens"] + row["response_tokens"] == 40
-    assert len(row["response_ids"]) == len(row["token_nll"]) == row["response_tokens"]
+    assert len(row["input_ids"]) == 40
+    assert len(row["response_at"]) == len(row["token_nll"]) == row["response_tokens"]
     assert row["ifd_loss"] == pytest.approx(row["loss"] / row["direct_loss"])
 
 
@@ -167,7 +172,78 @@ def test_stored_token_losses_are_those_of_the_score(toy: LoadedModel) -> None:
     scores, _ = score_examples(toy, examples(PAIRS), ["loss"], store_tokens=True)
     for row in scores.to_pylist():
         assert row["loss"] == pytest.approx(np.mean(np.array(row["token_nll"], dtype=np.float64)), rel=1e-12)
-        assert len(row["prompt_ids"]) == row["prompt_tokens"]
+        assert len(row["input_ids"]) == row["prompt_tokens"] + row["response_tokens"]
+        assert row["response_at"] == list(range(row["prompt_tokens"], len(row["input_ids"])))
+
+
+def test_outputs_are_stored_when_asked_for_beside_the_tokens_they_belong_to(toy: LoadedModel) -> None:
+    stored: tuple[Output, ...] = ("rank", "entropy", "hidden_mean")
+    scores, _ = score_examples(toy, examples([*PAIRS, pair("Hi", "")]), ["entropy"], store_outputs=stored)
+    assert scores.schema == scores_schema(["entropy"], store_outputs=stored)
+    assert scores.schema.field("token_entropy").type == pa.list_(pa.float16())
+    *rows, empty = scores.to_pylist()
+    assert [empty[name] for name in ("input_ids", "token_rank", "hidden_mean")] == [None] * 3
+    for row in rows:
+        assert np.mean(row["token_entropy"]) == pytest.approx(row["entropy"], rel=1e-3)
+        assert len(row["token_rank"]) == len(row["response_at"])
+        assert len(row["hidden_mean"]) == 32
+
+
+def test_with_loss_on_all_every_answer_counts_and_with_score_end_off_no_end(toy_folder: Path) -> None:
+    turns = [*pair("Name a colour", "red"), *pair("Another", "blue and green")]
+    loss = {}
+    for loss_on in ("last", "all"):
+        for score_end in (True, False):
+            settings = ModelSettings(
+                path=str(toy_folder),
+                device="cpu",
+                loss_on=loss_on,
+                score_end=score_end,
+            )
+            scores, _ = score_examples(load_model(settings), examples([turns]), ["loss"], store_tokens=True)
+            (row,) = scores.to_pylist()
+            assert row["response_tokens"] == len(row["token_nll"])
+            loss[loss_on, score_end] = row
+    ends = 2  # "</s>" and the line break after it
+    nll = np.array(loss["all", True]["token_nll"])
+    assert loss["all", True]["loss"] == pytest.approx(nll.mean(), rel=1e-6)
+    assert loss["all", False]["token_nll"] == loss["all", True]["token_nll"]
+    last = len(loss["last", True]["token_nll"])
+    first = len(nll) - last
+    assert loss["last", True]["loss"] == pytest.approx(nll[first:].mean(), rel=1e-5)
+    answers = np.r_[nll[: first - ends], nll[first:-ends]]
+    assert loss["all", False]["loss"] == pytest.approx(answers.mean(), rel=1e-6)
+
+
+def test_a_scorer_can_read_gradients_hidden_states_and_the_next_token(
+    toy: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = (
+        Need("conditional", "next_logprob", ("b", "a")),
+        Need("conditional", "grad_norm"),
+        Need("direct", "hidden_last"),
+    )
+
+    def score(outputs: Outputs) -> dict[str, RowValues]:
+        chosen, norm, last = (outputs.rows[need] for need in needs)
+        assert chosen.shape[1] == 2
+        assert norm.shape[1] == 1
+        assert last.shape[1] == 32
+        table = np.column_stack([chosen, norm, last[:, 0]]).astype(np.float64)
+        return dict(zip("wxyz", table.T, strict=True))
+
+    columns = tuple(Column(name, "", -np.inf, np.inf, "neither", "a test") for name in "wxyz")
+    monkeypatch.setitem(SCORERS, "test", Scorer("test", columns, needs, score, "here"))
+    scores, _ = score_examples(toy, examples([pair("Say", "a"), pair("Hi", "")]), ["test"])
+    whole = np.exp([scores.column(name)[0].as_py() for name in "wx"])
+    assert all(0 < share < 1 for share in whole)
+    assert whole[0] != whole[1]
+    assert scores.column("y")[0].as_py() > 0
+    assert all(scores.column(name)[1].as_py() is None for name in "wxyz")
+    broken_need = replace(SCORERS["test"], needs=(Need("conditional", "next_logprob", ("b a b",)),))
+    monkeypatch.setitem(SCORERS, "test", broken_need)
+    with pytest.raises(ValueError, match="'b a b' is . tokens for this model's tokenizer"):
+        score_examples(toy, examples(PAIRS), ["test"])
 
 
 def test_each_view_runs_once_and_only_when_a_scorer_needs_it(toy: LoadedModel) -> None:
