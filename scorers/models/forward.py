@@ -1,14 +1,13 @@
 """One forward call: token ids in, a few numbers per response token out.
 
-Rows are padded on the right and need no attention mask: a causal model never looks at what comes later.
 Only the hidden states that predict response tokens go through the output layer, in chunks, so no tensor
 of shape (batch, time, vocabulary) ever exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 
 from scorers.base import TOKEN_OUTPUTS, Output
 from scorers.models.gradient_norm import gradient_norms
+from scorers.models.layout import Layout, attention_mask, lay_out
 from scorers.models.outputs import Logits, reduce_logits
 from scorers.models.tokenising import TokenSequence
 
@@ -89,6 +89,7 @@ class CausalModel:
         device: Where ids go.
         chunk_tokens: Positions that go through the head at a time.
         block_tokens: Positions of a chunk that are reduced at a time.
+        shares_context: Whether it takes answers to one prompt behind that prompt, see layout.py.
         softcap: `final_logit_softcapping` of Gemma: logits become cap * tanh(logits / cap).
         logit_scale: Cohere's factor, or one over Granite's divisor.
     """
@@ -98,12 +99,13 @@ class CausalModel:
     device: torch.device
     chunk_tokens: int
     block_tokens: int
+    shares_context: bool = False
     softcap: float | None = None
     logit_scale: float | None = None
 
-    def hidden_states(self, ids: torch.Tensor) -> torch.Tensor:
-        """Last hidden states, (B, T, D), of ids (B, T)."""
-        hidden: torch.Tensor = self.body(input_ids=ids, use_cache=False).last_hidden_state
+    def hidden_states(self, ids: torch.Tensor, **mask: torch.Tensor) -> torch.Tensor:
+        """Last hidden states, (B, T, D), of ids (B, T); with position_ids and attention_mask if need be."""
+        hidden: torch.Tensor = self.body(input_ids=ids, use_cache=False, **mask).last_hidden_state
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -126,7 +128,7 @@ class CausalModel:
 
 @torch.inference_mode()
 def forward(model: CausalModel, rows: Sequence[TokenSequence], wanted: Wanted) -> list[RowOutputs]:
-    """Runs the model once over rows padded to the longest.
+    """Runs the model once over rows padded to the longest; neighbours with one context may share it.
 
     Args:
         model: The model.
@@ -136,17 +138,12 @@ def forward(model: CausalModel, rows: Sequence[TokenSequence], wanted: Wanted) -
     Returns:
         The outputs of each row, in order.
     """
-    lengths = [wanted.input_tokens(row) for row in rows]
-    ids = np.zeros((len(rows), max(lengths)), np.int64)  # any id pads: nothing looks at it
-    for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        ids[number, :length] = row.ids[:length]
-    states = model.hidden_states(_to_device(ids, model.device))  # (B, T, D)
-    width = states.shape[1]
+    layout = lay_out(rows, wanted.whole, model.shares_context)
+    states = read(model, layout)  # (B, T, D)
     flat = states.reshape(-1, states.shape[-1])  # (B*T, D)
-    positions = np.concatenate([row.targets - 1 + number * width for number, row in enumerate(rows)])
     labels = np.concatenate([row.ids[row.targets] for row in rows])
     ends = np.cumsum([len(row.targets) for row in rows])
-    hidden = flat.index_select(0, _to_device(positions, flat.device))  # (N, D)
+    hidden = flat.index_select(0, _to_device(layout.sources, flat.device))  # (N, D)
     targets = _to_device(labels, flat.device)
     tokens = _reduce(model, hidden, targets, wanted)
     arrays = {name: value.cpu().numpy() for name, value in tokens.items() if name in wanted.outputs}
@@ -156,6 +153,18 @@ def forward(model: CausalModel, rows: Sequence[TokenSequence], wanted: Wanted) -
         for name, values in _row_outputs(model, states, hidden, targets, tokens, rows, wanted).items()
     }
     return [{name: split[name][row] for name in wanted.outputs} for row in range(len(rows))]
+
+
+def read(model: CausalModel, layout: Layout) -> torch.Tensor:
+    """Last hidden states, (B, T, D), of rows laid out for one call."""
+    ids = _to_device(layout.ids, model.device)
+    if layout.positions is None or layout.answers is None:
+        return model.hidden_states(ids)
+    return model.hidden_states(
+        ids,
+        position_ids=_to_device(layout.positions, model.device),
+        attention_mask=attention_mask(layout.answers, model.head.weight.dtype, model.device),
+    )
 
 
 def _to_device(array: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
@@ -217,6 +226,16 @@ def _row_outputs(
     return made
 
 
+def _without_leaks(
+    model: CausalModel, rows: Sequence[TokenSequence], results: Sequence[RowOutputs], wanted: Wanted
+) -> Iterator[RowOutputs]:
+    """The results; rows that are not finite are read again alone, for NaN passes through any mask."""
+    alone = replace(model, shares_context=False)
+    for row, outputs in zip(rows, results, strict=True):
+        is_finite = all(np.isfinite(values).all() for values in outputs.values())
+        yield outputs if is_finite or not model.shares_context else forward(alone, [row], wanted)[0]
+
+
 def forward_or_fail(
     model: CausalModel, rows: Sequence[TokenSequence], wanted: Wanted, limit: MemoryLimit
 ) -> list[RowOutputs | RowFailure]:
@@ -233,7 +252,7 @@ def forward_or_fail(
             for result in forward_or_fail(model, rows[at : at + size], wanted, limit)
         ]
     try:
-        return list(forward(model, rows, wanted))
+        return list(_without_leaks(model, rows, forward(model, rows, wanted), wanted))
     except RuntimeError as error:
         if "CUDA error" in str(error):  # the device is lost: every later call would fail too
             raise

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from scorers.models.forward import CausalModel, MemoryLimit
+from scorers.models.forward import CausalModel, MemoryLimit, read
+from scorers.models.layout import Layout, lay_out
 from scorers.models.rendering import PLAIN_LAYOUT_VERSION, Renderer, check_template, choose_template
 from scorers.models.settings import ModelSettings
+from scorers.models.tokenising import TokenSequence
 
+_LOG = logging.getLogger(__name__)
 _CPU_BATCH_TOKENS = 2048
 _CUDA_BATCH_TOKENS = 16384
 # Logits of one chunk. On CPU 128 positions keep the matrix product busy; more is no faster and costs memory.
@@ -155,6 +160,7 @@ def _load(settings: ModelSettings) -> LoadedModel:
     check_template(renderer)
     network = _take_apart(model, torch.device(device), vocabulary)
     _check_network(settings.path, model, network, vocabulary, dtype)
+    network = replace(network, shares_context=_shares_context(model.config, network, vocabulary, dtype))
     default = _CUDA_BATCH_TOKENS if device == "cuda" else _CPU_BATCH_TOKENS
     return LoadedModel(settings, network, renderer, settings.batch_tokens or default)
 
@@ -241,20 +247,53 @@ def _check_network(
     dtype: torch.dtype,
 ) -> None:
     """Compares our path through the model with the model's own, on a few tokens."""
-    ids = ((torch.arange(_PROBE_TOKENS) * 7919 + 3) % vocabulary).unsqueeze(0).to(network.device)  # (1, T)
-    hidden = network.hidden_states(ids)
-    if not _close(network.logits(hidden[0]), model(input_ids=ids).logits[0], dtype):
+    probe = _probe(vocabulary)
+    hidden = read(network, lay_out([probe], whole=True, share=False))
+    theirs = model(input_ids=torch.from_numpy(probe.ids)[None].to(network.device)).logits[0]
+    if not _close(network.logits(hidden[0]), theirs, dtype):
         raise ValueError(
             f"model.path: the logits of {path!r} are not its output layer applied to its last hidden states "
             "(an unknown scaling or an adapter in between), so its scores would be wrong. This architecture "
             "is not supported"
         )
     half = _PROBE_TOKENS // 2
-    if not _close(network.hidden_states(ids[:, :half])[0], hidden[0, :half], dtype):
+    beginning = TokenSequence(probe.ids[:half], probe.targets[:1], probe.counted[:1])
+    alone = read(network, lay_out([beginning], whole=True, share=False))
+    if not _close(alone[0], hidden[0, :half], dtype):
         raise ValueError(
             f"model.path: {path!r} looks at later tokens (it is not causal), so it cannot give the "
             "probability of the next one"
         )
+
+
+def _probe(vocabulary: int, seed: int = 3) -> TokenSequence:
+    ids = (np.arange(_PROBE_TOKENS) * 7919 + seed) % vocabulary
+    return TokenSequence(ids, np.arange(1, _PROBE_TOKENS), np.ones(_PROBE_TOKENS - 1, np.bool_))
+
+
+@torch.inference_mode()
+def _shares_context(config: Any, network: CausalModel, vocabulary: int, dtype: torch.dtype) -> bool:  # noqa: ANN401 - transformers is untyped
+    """Whether answers behind one prompt, kept apart by a mask, give what they give in rows of their own."""
+    if getattr(config.get_text_config(), "sliding_window", None) is not None:
+        return False  # our mask would let it look further back than its window
+    half = _PROBE_TOKENS // 2
+    targets, counted = np.arange(half, _PROBE_TOKENS), np.ones(half, np.bool_)
+    one, other = _probe(vocabulary).ids, _probe(vocabulary, seed=5).ids
+    other[:half] = one[:half]
+    rows = [TokenSequence(ids, targets, counted) for ids in (one, other)]
+    try:
+        shared, alone = (
+            _at_targets(network, lay_out(rows, whole=False, share=share)) for share in (True, False)
+        )
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        _LOG.info("answers to one prompt are scored one by one: %s", error)
+        return False
+    return _close(shared, alone, dtype)
+
+
+def _at_targets(network: CausalModel, layout: Layout) -> torch.Tensor:
+    states = read(network, layout)
+    return states.reshape(-1, states.shape[-1])[torch.from_numpy(layout.sources).to(states.device)]
 
 
 def _close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:

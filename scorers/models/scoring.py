@@ -26,6 +26,7 @@ from scorers.catalog import plan
 from scorers.models.batching import pack
 from scorers.models.columns import Results, next_texts, score_columns, scores_batch, scores_schema
 from scorers.models.forward import RowFailure, RowOutputs, Wanted, forward_or_fail
+from scorers.models.layout import context, groups, shared_tokens
 from scorers.models.loading import LoadedModel
 from scorers.models.tokenising import RowTokens, TokenSequence, token_id, tokenise_rows
 
@@ -39,20 +40,23 @@ _MESSAGES_PER_BATCH = 10
 
 @dataclass(frozen=True, slots=True)
 class _MicroBatch:
-    """Rows of one view that run together; `rows` are their indices in the batch."""
+    """Rows of one view that run together.
+
+    Attributes:
+        view: The view.
+        rows: Their indices in the batch.
+        sequences: The rows.
+        wanted: What the model is to give.
+        tokens: Tokens that the model reads.
+        padded_tokens: The same with padding.
+    """
 
     view: View
     rows: list[int]
     sequences: list[TokenSequence]
     wanted: Wanted
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.wanted.input_tokens(sequence) for sequence in self.sequences)
-
-    @property
-    def padded_tokens(self) -> int:
-        return len(self.sequences) * max(self.wanted.input_tokens(sequence) for sequence in self.sequences)
+    tokens: int
+    padded_tokens: int
 
 
 def score_examples(
@@ -139,9 +143,24 @@ def _pack_view(
         return
     sequences = {at: getattr(row, view) for at, row in enumerate(rows) if row.status == "ok"}
     scored = [at for at, sequence in sequences.items() if sequence is not None]
-    for group in pack([wanted.input_tokens(sequences[at]) for at in scored], model.batch_tokens):
-        chosen = [scored[at] for at in group]
-        yield _MicroBatch(view, chosen, [sequences[at] for at in chosen], wanted)
+    parts = [[at] for at in scored]
+    if (
+        model.network.shares_context and view == "conditional" and not wanted.whole
+    ):  # rivals become neighbours
+        scored.sort(key=lambda at: context(sequences[at]).tobytes())  # rival answers become neighbours
+        ordered = iter(scored)
+        parts = [[next(ordered) for _ in part] for part in groups([sequences[at] for at in scored])]
+        parts.sort()
+    sizes = [
+        shared_tokens([sequences[at] for at in part])
+        if len(part) > 1
+        else wanted.input_tokens(sequences[part[0]])
+        for part in parts
+    ]
+    for group in pack(sizes, model.batch_tokens):
+        chosen = [at for part in group for at in parts[part]]
+        tokens, padded = sum(sizes[part] for part in group), len(group) * sizes[group[0]]
+        yield _MicroBatch(view, chosen, [sequences[at] for at in chosen], wanted, tokens, padded)
 
 
 def _mix(views: Sequence[list[_MicroBatch]]) -> list[_MicroBatch]:

@@ -21,6 +21,7 @@ from scorers.models.forward import (
     forward,
     forward_or_fail,
 )
+from scorers.models.layout import groups, lay_out
 from scorers.models.loading import LoadedModel
 from scorers.models.tokenising import TokenSequence
 
@@ -111,6 +112,47 @@ def test_every_output_agrees_with_float64_whatever_the_batch_and_the_chunks(
         assert_close(found, exact(network, row))
 
 
+def rivals() -> list[TokenSequence]:
+    """Answers to three prompts, the rows of one prompt side by side."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for length, answers in ((12, (5, 9, 1)), (20, (7,)), (15, (3, 3, 12, 8))):
+        prompt = rng.integers(2, 250, size=length)
+        for answer in answers:
+            ids = np.concatenate([prompt, rng.integers(2, 250, size=answer)])
+            rows.append(TokenSequence(ids, np.arange(length, len(ids)), np.ones(answer, np.bool_)))
+    return rows
+
+
+def test_rival_answers_share_their_prompt_and_no_score_leaks(toy: LoadedModel) -> None:
+    assert toy.network.shares_context
+    wanted = Wanted(frozenset([*TOKEN_OUTPUTS, "grad_norm", "next_logprob"]), NEXT_IDS)
+    rows = rivals()
+    assert [len(group) for group in groups(rows)] == [3, 1, 4]
+    layout = lay_out(rows, whole=False, share=True)
+    assert layout.ids.shape == (3, 15 + 2 + 2 + 11 + 7)
+    shared = forward(toy.network, rows, wanted)
+    for row, found in zip(rows, shared, strict=True):
+        expected = exact(toy.network, row)
+        assert_close(found, {name: values for name, values in expected.items() if name in found})
+    changed = [TokenSequence(row.ids.copy(), row.targets, row.counted) for row in rows]
+    changed[1].ids[-3:] = 17  # another answer of the same prompt
+    again = forward(toy.network, changed, wanted)
+    for at in (0, 2, 3, 4):
+        for output in found:
+            np.testing.assert_array_equal(again[at][output], shared[at][output])
+    assert not np.array_equal(again[1]["logprob"], shared[1]["logprob"])
+
+
+def test_prompts_are_not_shared_where_that_does_not_pay(toy: LoadedModel) -> None:
+    rows = sequences([(2, 30), (2, 30)])
+    rows[1].ids[:2] = rows[0].ids[:2]
+    assert [len(group) for group in groups(rows)] == [1, 1]
+    long = sequences([(300, 400), (300, 400)])
+    long[1].ids[:300] = long[0].ids[:300]
+    assert [len(group) for group in groups(long)] == [1, 1]
+
+
 def test_only_the_outputs_that_are_wanted_are_given(toy: LoadedModel) -> None:
     rows = sequences([(3, 4)])
     for output in (*TOKEN_OUTPUTS, *ROW_OUTPUTS):
@@ -137,11 +179,11 @@ class FailingBody:
     def __init__(self, body: Any, refuses: Any, error: Exception) -> None:
         self.body, self.refuses, self.error, self.calls = body, refuses, error, []  # type: ignore[var-annotated]
 
-    def __call__(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+    def __call__(self, input_ids: torch.Tensor, **options: Any) -> Any:
         self.calls.append(len(input_ids))
         if self.refuses(input_ids):
             raise self.error
-        return self.body(input_ids=input_ids, use_cache=use_cache)
+        return self.body(input_ids=input_ids, **options)
 
 
 def failing(toy: LoadedModel, refuses: Any, error: Exception) -> tuple[CausalModel, FailingBody]:

@@ -257,6 +257,20 @@ def test_each_view_runs_once_and_only_when_a_scorer_needs_it(toy: LoadedModel) -
     assert both["response_tokens"] == sum(row["response_tokens"] for row in rows)
 
 
+def test_rival_answers_are_scored_with_one_reading_of_their_prompt(toy: LoadedModel) -> None:
+    question = "What is the capital of France, and of which country is Madrid the capital?"
+    rivals = [pair(question, "red " * n) for n in (3, 1, 5)]
+    batch = examples([rivals[0], PAIRS[0], rivals[1], PAIRS[1], rivals[2]])
+    apart = LoadedModel(
+        toy.settings, replace(toy.network, shares_context=False), toy.renderer, toy.batch_tokens
+    )
+    one, shared = score_examples(toy, batch, ALL, store_tokens=True)
+    two, alone = score_examples(apart, batch, ALL, store_tokens=True)
+    assert alone["tokens"] - shared["tokens"] == 2 * one.column("prompt_tokens")[0].as_py()
+    for name in one.schema.names[5:-3]:
+        np.testing.assert_allclose(column(one, name), column(two, name), rtol=1e-5, err_msg=name)
+
+
 def test_columns_are_those_of_the_schema_for_any_choice_of_scorers(toy: LoadedModel) -> None:
     for names in (["entropy"], ["ifd"], []):
         scores, _ = score_examples(toy, examples(PAIRS[:1]), names)
@@ -295,13 +309,13 @@ def broken(model: LoadedModel, refuses: Any) -> LoadedModel:
 def test_a_row_with_nan_is_nonfinite_and_null(toy: LoadedModel) -> None:
     marked = toy.renderer.tokenizer("漢", add_special_tokens=False)["input_ids"][0]
 
-    def body(input_ids: torch.Tensor, use_cache: bool) -> Any:
-        result = toy.network.body(input_ids=input_ids, use_cache=use_cache)
+    def body(input_ids: torch.Tensor, **options: Any) -> Any:
+        result = toy.network.body(input_ids=input_ids, **options)
         result.last_hidden_state[(input_ids == marked).any(dim=1)] = torch.nan
         return result
 
     scores, stats = score_examples(broken(toy, body), examples([pair("a", "漢"), pair("a", "b")]), ALL)
-    assert scores.column("status").to_pylist() == ["nonfinite", "ok"]
+    assert scores.column("status").to_pylist() == ["nonfinite", "ok"]  # though both answer one prompt
     assert scores.column("loss")[0].as_py() is None
     assert stats["status/nonfinite"] == 1
 
@@ -309,10 +323,10 @@ def test_a_row_with_nan_is_nonfinite_and_null(toy: LoadedModel) -> None:
 def test_a_row_that_fails_alone_is_an_error_with_its_message(toy: LoadedModel) -> None:
     marked = toy.renderer.tokenizer("漢", add_special_tokens=False)["input_ids"][0]
 
-    def body(input_ids: torch.Tensor, use_cache: bool) -> Any:
+    def body(input_ids: torch.Tensor, **options: Any) -> Any:
         if (input_ids == marked).any():
             raise RuntimeError("this row is too much")
-        return toy.network.body(input_ids=input_ids, use_cache=use_cache)
+        return toy.network.body(input_ids=input_ids, **options)
 
     scores, stats = score_examples(broken(toy, body), examples([pair("漢", "a"), pair("a", "b")]), ALL)
     assert scores.column("status").to_pylist() == ["error", "ok"]
@@ -321,7 +335,7 @@ def test_a_row_that_fails_alone_is_an_error_with_its_message(toy: LoadedModel) -
 
 
 def test_a_model_that_fails_on_every_row_is_a_bug_and_is_raised(toy: LoadedModel) -> None:
-    def body(input_ids: torch.Tensor, use_cache: bool) -> Any:
+    def body(input_ids: torch.Tensor, **options: Any) -> Any:
         raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
