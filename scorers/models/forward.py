@@ -179,13 +179,17 @@ def _reduce(
     outputs = {output for output in wanted.outputs if output in TOKEN_OUTPUTS}
     if "grad_norm" in wanted.outputs:
         outputs.add("log_partition")
+    if not outputs:
+        return {}
     parts: list[dict[Output, torch.Tensor]] = []
-    for start in range(0, len(targets) if outputs else 0, model.chunk_tokens):
+    size = (2, min(model.block_tokens, model.chunk_tokens, len(targets)), len(model.head.weight))
+    scratch = torch.empty(size, dtype=torch.float32, device=hidden.device)
+    for start in range(0, len(targets), model.chunk_tokens):
         logits = model.logits(hidden[start : start + model.chunk_tokens])
         labels = targets[start : start + model.chunk_tokens]
         for at in range(0, len(labels), model.block_tokens):
             block = slice(at, at + model.block_tokens)
-            parts.append(reduce_logits(Logits(logits[block], labels[block]), outputs))
+            parts.append(reduce_logits(Logits(logits[block], labels[block], scratch), outputs))
     return {output: torch.cat([part[output] for part in parts]) for output in outputs}
 
 

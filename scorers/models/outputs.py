@@ -1,7 +1,8 @@
 """The numbers per token that the output layer's logits are reduced to; a new one is a function and a line.
 
 Logits are shifted by their maximum before anything else, which keeps the digits of small losses and
-entropies, and all reductions are in float32. None allocates more than one tensor of the logits' shape.
+entropies, and all reductions are in float32. Tensors of the logits' shape live in memory that is used again;
+fresh memory for each block would cost as much as the arithmetic.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ class Logits:
     Args:
         logits: (N, V), any floating type; float32 logits are overwritten.
         labels: (N,), the token at each position.
+        scratch: Memory to work in, float32, (2, at least N, V).
     """
 
-    def __init__(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def __init__(self, logits: torch.Tensor, labels: torch.Tensor, scratch: torch.Tensor) -> None:
+        self._scratch = scratch[:, : len(logits)]
         values = logits.float()
         self.top = values.amax(dim=-1)  # (N,)
         self.shifted = values.sub_(self.top.unsqueeze(-1))  # (N, V), <= 0
@@ -36,7 +39,7 @@ class Logits:
     @cached_property
     def weights(self) -> torch.Tensor:
         """Exponentials of the shifted logits: probabilities times `total`, (N, V)."""
-        return self.shifted.exp()
+        return torch.exp(self.shifted, out=self._scratch[0])
 
     @cached_property
     def total(self) -> torch.Tensor:
@@ -51,14 +54,13 @@ class Logits:
     @cached_property
     def mean(self) -> torch.Tensor:
         """Expected shifted logit under the model's own prediction, (N,)."""
-        product: torch.Tensor = torch.linalg.vecdot(self.weights, self.shifted)
-        return product / self.total
+        return torch.mul(self.weights, self.shifted, out=self._scratch[1]).sum(dim=-1) / self.total
 
     @cached_property
     def rank(self) -> torch.Tensor:
         """How many tokens the model prefers to the label, (N,); of equal logits the lower id is preferred."""
         at_label = self.at_label.unsqueeze(-1)
-        marks = torch.empty_like(self.shifted)  # summing floats is ten times as fast as summing booleans
+        marks = self._scratch[1]  # summing floats is ten times as fast as summing booleans
         rank = torch.gt(self.shifted, at_label, out=marks).sum(dim=-1)
         equal = torch.eq(self.shifted, at_label, out=marks).sum(dim=-1)
         for row in (equal > 1).nonzero().flatten().tolist():

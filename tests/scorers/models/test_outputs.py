@@ -12,7 +12,8 @@ from scorers.models.outputs import REDUCTIONS, Logits, reduce_logits
 
 
 def reduce(logits: list[list[float]], labels: list[int]) -> dict[Output, list[float]]:
-    reduced = reduce_logits(Logits(torch.tensor(logits), torch.tensor(labels)), TOKEN_OUTPUTS)
+    scratch = torch.full((2, len(logits), len(logits[0])), torch.nan)
+    reduced = reduce_logits(Logits(torch.tensor(logits), torch.tensor(labels), scratch), TOKEN_OUTPUTS)
     return {name: values.tolist() for name, values in reduced.items()}
 
 
