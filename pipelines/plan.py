@@ -175,16 +175,19 @@ def _cost_lines(recipe: Recipe, samples: Sequence[Sample], with_direct: bool) ->
         per_row = sum(len(view.ids) for view in views) / max(len(rendered), 1)
         tokens += per_row * sample.total
         fitting += len(ok) / max(len(rendered), 1) * sample.total
-    parameters = _parameters(model.network.body, model.network.head)
+    weights = model.block_weights + model.head_weights
     device = resolve_device(settings)
     total = sum(sample.total for sample in samples)
     share = 100 * fitting / max(total, 1)
     yield f"    about {tokens:,.0f} tokens through the model; {share:.0f} % of the rows fit max_tokens"
     yield from _time_lines(recipe, model, batches, tokens)
+    dtype = resolve_dtype(settings, device)
     yield (
-        f"    {parameters / 1e6:,.1f} M parameters, {resolve_dtype(settings, device)} on {device}: "
-        f"about {2 * parameters * tokens / 1e12:,.2f} TFLOP (2 x parameters x tokens)"
+        f"    {weights / 1e6:,.1f} M parameters, {dtype} on {device}: at most about "
+        f"{2 * weights * tokens / 1e12:,.2f} TFLOP (2 x parameters x tokens)"
     )
+    workers = "" if device == "cuda" else ", in every worker process"
+    yield f"    about {memory_bytes(model, 2 if dtype == 'bfloat16' else 4) / 1e9:,.2f} GB of memory{workers}"
 
 
 def _time_lines(
@@ -210,10 +213,21 @@ def _time_lines(
         yield f"    about {clock(tokens / rate)} at {rate:,.0f} tokens/s, measured here on {timed} rows"
 
 
-def _parameters(*modules: Any) -> int:  # noqa: ANN401 - torch modules; torch is imported late
-    """Number of parameters, those shared between modules once."""
-    distinct = {id(weight): weight.numel() for module in modules for weight in module.parameters()}
-    return sum(distinct.values())
+def memory_bytes(model: LoadedModel, precision: int) -> int:
+    """Estimate of the memory that scoring takes: weights, one batch of activations, one chunk of logits.
+
+    Args:
+        model: The model.
+        precision: Bytes of a weight.
+    """
+    network = model.network
+    vocabulary, width = network.head.weight.shape
+    weights = {id(weight): weight for part in (network.body, network.head) for weight in part.parameters()}
+    held = precision * sum(weight.numel() for weight in weights.values())
+    inner = getattr(network.body.config, "intermediate_size", None) or 4 * width
+    activations = model.batch_tokens * (8 * width + 3 * inner) * precision
+    logits = vocabulary * (network.chunk_tokens * (precision + 4) + 2 * network.block_tokens * 4)
+    return int(held + activations + logits)
 
 
 def check_inputs_and_model(recipe: Recipe) -> Iterator[str]:

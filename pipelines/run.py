@@ -92,10 +92,13 @@ def run(
         units = plan_units(ingested.paths)
         stages = [ingested, *_drop(space, recipe, units, ingested)]
         if model is not None:
-            from pipelines.score import score  # loads torch, which a run without a model does not need
+            from pipelines.score import score, utilisation  # loads torch; a run without a model does not
 
-            stages.append(score(space, recipe, model, units, ingested, _dropping(stages)))
-            _report(progress, stages[-1])
+            scored = score(space, recipe, model, units, ingested, _dropping(stages))
+            stages.append(scored)
+            _report(progress, scored)
+            if scored.rate and not scored.reused and runner.is_local and scored.stats["tokens"]:
+                progress.say(f"{'':<10}  {utilisation(scored, model, runner.threads * runner.workers)}")
         described = {"inputs": inputs, "models": [model] if model else [], "limit": limit}
         return _decide_and_publish(space, recipe, stages, units, described, began)
 
@@ -260,6 +263,7 @@ def _stage_record(stage: StageResult) -> dict[str, Any]:
     if tokens:
         record["tokens_per_s"] = round(tokens / stage.seconds, 1) if rate else None
         record["padded_tokens"] = stage.stats["padded_tokens"]
+        record["flop_per_s"] = round(stage.stats["flop"] / stage.seconds) if rate else None
     return record
 
 

@@ -24,6 +24,7 @@ from pipelines.recipe import Recipe
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.models.columns import scores_schema
 from scorers.models.handler import CausalLMHandler, ScoredBatch, ScoringBatch
+from scorers.models.settings import ModelSettings
 
 SCORED_COLUMNS = ["id", "messages", "tools"]
 
@@ -62,9 +63,8 @@ class WriteScores(beam.DoFn):
     def process(self, batch: ScoredBatch) -> Iterator[str]:
         """Yields the name of the finished file."""
         path = Path(self.folder) / batch.unit
-        stats = {
-            key: value for key, value in batch.stats.items() if key != "seconds"
-        }  # times differ from run to run
+        differing = ("seconds", "memory_retries")  # from run to run
+        stats = {key: value for key, value in batch.stats.items() if key not in differing}
         write_parquet(path, pa.Table.from_batches([batch.scores]), self.schema, stats)
         yield batch.unit
 
@@ -131,7 +131,7 @@ def score(
         build,
         total=total,
         summarise=_summarise,
-        parallel=model["device"] == "cpu",  # one process owns a GPU
+        parallel=model["device"] == "cpu" or _one_each(recipe.model),
     )
     if stage.stats["rows"] and not stage.stats["status"].get("ok"):
         counts = ", ".join(f"{count:,} {status}" for status, count in stage.stats["status"].items())
@@ -142,6 +142,26 @@ def score(
             f"{messages}"
         )
     return stage
+
+
+def _one_each(settings: ModelSettings) -> bool:
+    """Whether there are several GPUs, of which each worker process can own one."""
+    from scorers.models.devices import cuda_devices
+
+    return settings.device != "spread" and cuda_devices() > 1
+
+
+def utilisation(stage: StageResult, model: dict[str, Any], cores: int) -> str:
+    """How fast the model ran, and how much of the machine's own rate of matrix products that is."""
+    from scorers.models.speed import matmul_rate
+
+    flop, tokens = stage.stats["flop"] / stage.seconds, stage.stats["tokens"] / stage.seconds
+    most = matmul_rate(model["device"], model["dtype"], cores)
+    padding = stage.stats["padded_tokens"] / stage.stats["tokens"] - 1
+    return (
+        f"{tokens:,.0f} tokens/s, {padding:.1%} padding, {flop / 1e9:,.1f} GFLOP/s: {flop / most:.0%} of what "
+        f"matrix products reach here ({most / 1e9:,.0f} GFLOP/s)"
+    )
 
 
 def _summarise(paths: list[str]) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class CausalModel:
             logits = logits * self.logit_scale
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits
+        return logits.to(hidden.device)
 
     def check_gradient(self) -> None:
         """Raises ValueError where the closed form of the output layer's gradient does not hold."""

@@ -53,7 +53,7 @@ def gradient_norms(
     products = [torch.zeros(size, size, dtype=torch.float64, device=hidden.device) for size in sizes]
     at = torch.arange(len(labels), device=labels.device)
     for start in range(0, len(weight), block):
-        logits = (hidden @ weight[start : start + block].T).float() * scale
+        logits = (hidden @ weight[start : start + block].to(hidden.device).T).float() * scale
         errors = logits.sub_(log_partition.unsqueeze(-1)).exp_()  # (N, block)
         inside = (labels >= start) & (labels < start + errors.shape[1])
         errors[at[inside], labels[inside] - start] -= 1.0

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scorers.models.devices import own_cuda_device
 from scorers.models.forward import CausalModel, MemoryLimit, read
 from scorers.models.layout import Layout, lay_out
 from scorers.models.rendering import PLAIN_LAYOUT_VERSION, Renderer, check_template, choose_template
@@ -60,6 +61,8 @@ class LoadedModel:
         renderer: From conversations to its token ids.
         batch_tokens: Padded tokens of one forward call.
         limit: What the device turned out to hold.
+        block_weights: Weights that every token passes: all but the embeddings and the output layer.
+        head_weights: Weights of the output layer, which only predictions of response tokens pass.
     """
 
     settings: ModelSettings
@@ -67,6 +70,15 @@ class LoadedModel:
     renderer: Renderer
     batch_tokens: int
     limit: MemoryLimit = field(default_factory=MemoryLimit)
+    block_weights: int = 0
+    head_weights: int = 0
+
+    def flop(self, tokens: int, predictions: int) -> int:
+        """Floating-point operations of matrix products: 2 for each weight that a token passes.
+
+        Those of attention, few for short rows, are left out; of a mixture of experts all are counted.
+        """
+        return 2 * (self.block_weights * tokens + self.head_weights * predictions)
 
 
 _LOADED: weakref.WeakValueDictionary[ModelSettings, LoadedModel] = weakref.WeakValueDictionary()
@@ -123,14 +135,14 @@ def fingerprint(settings: ModelSettings) -> dict[str, str | int | None]:
 
 
 def resolve_device(settings: ModelSettings) -> str:
-    """The device, "cpu" or "cuda".
+    """The kind of device, "cpu" or "cuda".
 
     Raises:
         ValueError: If the recipe asks for CUDA and there is none.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("model.device: cuda, but torch finds no CUDA device here; give auto or cpu")
-    if settings.device == "auto":
+    if settings.device in ("auto", "spread"):
         return "cuda" if torch.cuda.is_available() else "cpu"
     return settings.device
 
@@ -143,10 +155,16 @@ def resolve_dtype(settings: ModelSettings, device: str) -> str:
 
 
 def _load(settings: ModelSettings) -> LoadedModel:
-    device = resolve_device(settings)
-    dtype = torch.float32 if resolve_dtype(settings, device) == "float32" else torch.bfloat16
+    kind = resolve_device(settings)
+    dtype = torch.float32 if resolve_dtype(settings, kind) == "float32" else torch.bfloat16
     tokenizer, model = _read(settings, dtype)
-    model.eval().requires_grad_(False).to(device)
+    model.eval().requires_grad_(False)
+    if settings.device == "spread":
+        places = getattr(model, "hf_device_map", {"": model.device})  # no map where one device holds it all
+        device = torch.device(next(iter(places.values())))
+    else:
+        device = own_cuda_device() if kind == "cuda" else torch.device("cpu")
+        model.to(device)
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     renderer = Renderer(
         tokenizer=tokenizer,
@@ -158,11 +176,21 @@ def _load(settings: ModelSettings) -> LoadedModel:
         score_end=settings.score_end,
     )
     check_template(renderer)
-    network = _take_apart(model, torch.device(device), vocabulary)
+    network = _take_apart(model, device, vocabulary)
     _check_network(settings.path, model, network, vocabulary, dtype)
     network = replace(network, shares_context=_shares_context(model.config, network, vocabulary, dtype))
-    default = _CUDA_BATCH_TOKENS if device == "cuda" else _CPU_BATCH_TOKENS
-    return LoadedModel(settings, network, renderer, settings.batch_tokens or default)
+    default = _CUDA_BATCH_TOKENS if kind == "cuda" else _CPU_BATCH_TOKENS
+    head = network.head.weight.numel()
+    blocks = sum(weight.numel() for weight in network.body.parameters())
+    blocks -= model.get_input_embeddings().weight.numel()
+    return LoadedModel(
+        settings,
+        network,
+        renderer,
+        settings.batch_tokens or default,
+        block_weights=blocks,
+        head_weights=head,
+    )
 
 
 def _read(settings: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -175,8 +203,9 @@ def _read(settings: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
         with _no_progress_bar():
             tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
             model, info = AutoModelForCausalLM.from_pretrained(
-                **source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
+                **source, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True, device_map="auto" if settings.device == "spread" else None,
+            )  # fmt: skip
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(
             f"model.path: cannot load {settings.path!r} as a causal language model: {error}\n"

@@ -36,6 +36,7 @@ OnRows = Callable[[int, int], None]
 
 _LOG = logging.getLogger(__name__)
 _MESSAGES_PER_BATCH = 10
+_CALLS_IN_LINE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ def score_examples(
     Returns:
         (scores as `scores_schema` says, stats). Scores are null where the status is not "ok" or where
         a scorer has no value. Stats are sums over the batch: rows, tokens (pushed through the model in all
-        views), padded_tokens (the same with padding), response_tokens, micro_batches, seconds,
+        views), padded_tokens (the same with padding), response_tokens, micro_batches, memory_retries (calls
+        that ran out of memory), flop (see `LoadedModel.flop`), seconds,
         "status/<status>" and "message/<status>: <message>" in rows.
 
     Raises:
@@ -109,6 +111,8 @@ def score_examples(
     schema = scores_schema(scorers, store_tokens, store_outputs)
     scores = scores_batch(examples.column("id"), rows, columns, results, schema)
     stats = _stats(rows, micro_batches, time.perf_counter() - started)
+    predictions = sum(len(row.targets) for batch in micro_batches for row in batch.sequences)
+    stats["flop"] = model.flop(int(stats["tokens"]), predictions)
     return scores, {**stats, "memory_retries": model.limit.retries - retries}
 
 
@@ -207,12 +211,11 @@ def _outcomes(
     model: LoadedModel, micro_batches: list[_MicroBatch], threads: int
 ) -> Iterator[tuple[_MicroBatch, list[RowOutputs | RowFailure]]]:
     """Each micro-batch with what came of it, as they end."""
-    if model.network.device.type != "cpu":
-        for batch in micro_batches:
-            yield batch, forward_or_fail(model.network, batch.sequences, batch.wanted, model.limit)
-        return
+    on_cpu = model.network.device.type == "cpu"
+    # On CUDA one call is prepared and put in line while the one before it runs.
+    calls = max(1, threads) if on_cpu else _CALLS_IN_LINE
     before = torch.get_num_threads()
-    with ThreadPoolExecutor(max(1, threads), initializer=one_torch_thread) as pool:
+    with ThreadPoolExecutor(calls, initializer=one_torch_thread if on_cpu else None) as pool:
         pending: dict[Future[list[RowOutputs | RowFailure]], _MicroBatch] = {
             pool.submit(forward_or_fail, model.network, batch.sequences, batch.wanted, model.limit): batch
             for batch in micro_batches

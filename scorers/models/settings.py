@@ -26,8 +26,10 @@ class ModelSettings(BaseModel):
         default="auto",
         description="precision of weights and activations; auto: float32 on CPU, bfloat16 on CUDA",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: CUDA where there is one"
+    device: Literal["auto", "cpu", "cuda", "spread"] = Field(
+        default="auto",
+        description="auto: CUDA where there is one, a device for each worker process; spread: one model over "
+        "all devices of the machine, for one that fits on none of them (needs the accelerate package)",
     )
     max_tokens: int | None = Field(
         default=None,
