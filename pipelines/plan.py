@@ -187,7 +187,8 @@ def _cost_lines(recipe: Recipe, samples: Sequence[Sample], with_direct: bool) ->
         f"{2 * weights * tokens / 1e12:,.2f} TFLOP (2 x parameters x tokens)"
     )
     workers = "" if device == "cuda" else ", in every worker process"
-    yield f"    about {memory_bytes(model, 2 if dtype == 'bfloat16' else 4) / 1e9:,.2f} GB of memory{workers}"
+    held = memory_bytes(model, 2 if dtype == "bfloat16" else 4)
+    yield f"    about {held / 1e9:,.2f} GB of memory beside the libraries{workers}"
 
 
 def _time_lines(

@@ -159,8 +159,8 @@ def utilisation(stage: StageResult, model: dict[str, Any], cores: int) -> str:
     most = matmul_rate(model["device"], model["dtype"], cores)
     padding = stage.stats["padded_tokens"] / stage.stats["tokens"] - 1
     return (
-        f"{tokens:,.0f} tokens/s, {padding:.1%} padding, {flop / 1e9:,.1f} GFLOP/s: {flop / most:.0%} of what "
-        f"matrix products reach here ({most / 1e9:,.0f} GFLOP/s)"
+        f"{tokens:,.0f} tokens/s, {padding:.1%} padding, {flop / 1e9:,.1f} GFLOP/s: "
+        f"{flop / most:.0%} of what matrix products reach here ({most / 1e9:,.0f} GFLOP/s)"
     )
 
 

@@ -215,9 +215,16 @@ def _render_template(
             )
         pieces += [prompt[done:], answered[len(prompt) :]]
         done = len(answered)
-        bare = _apply(renderer, messages[:at], tools, header=False) if with_headers else prompt
-        headers.append(prompt[len(bare) :] if prompt.startswith(bare) else "")
+        headers.append(_header(renderer, messages[:at], tools, prompt) if with_headers else "")
     return RenderedText(tuple(pieces), tuple(headers))
+
+
+def _header(renderer: Renderer, messages: list[dict[str, Any]], tools: list[Any] | None, prompt: str) -> str:
+    """What add_generation_prompt adds; some templates end the text instead when it is not given."""
+    bare = _apply(renderer, messages, tools, header=False)
+    if not prompt.startswith(bare):
+        bare = bare.removesuffix(renderer.tokenizer.eos_token or "")
+    return prompt[len(bare) :] if prompt.startswith(bare) else ""
 
 
 def _apply(renderer: Renderer, messages: list[dict[str, Any]], tools: list[Any] | None, header: bool) -> str:
