@@ -37,6 +37,7 @@ OnRows = Callable[[int, int], None]
 _LOG = logging.getLogger(__name__)
 _MESSAGES_PER_BATCH = 10
 _CALLS_IN_LINE = 2
+_ROWS_AHEAD = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +99,20 @@ def score_examples(
     """
     started = time.perf_counter()
     needs = plan(scorers, store_tokens, store_outputs)
-    rows = _tokenise(model, examples, with_direct=any(need.view == "direct" for need in needs))
-    views = [
-        list(_pack_view(model, rows, view, _wanted(model, needs, view))) for view in ("conditional", "direct")
-    ]
-    micro_batches = _mix(views)
+    views: tuple[View, ...] = ("conditional", "direct")
+    wanted = {view: _wanted(model, needs, view) for view in views}
     retries = model.limit.retries
-    results, failures = _run(model, micro_batches, len(rows), threads, on_rows)
+    rows: list[RowTokens] = []
+    micro_batches: list[_MicroBatch] = []
+    results: Results = {}
+    failures: _Failures = {}
+    for window in _tokenised(model, examples, with_direct=bool(wanted["direct"].outputs)):
+        packed = [list(_pack_view(model, window, len(rows), view, wanted[view])) for view in views]
+        own_results, own_failures = _run(model, _mix(packed), len(window), threads, on_rows)
+        rows += window
+        micro_batches += [batch for batches in packed for batch in batches]
+        results |= own_results
+        failures |= own_failures
     rows = _with_outcome(rows, results, failures)
     results = {key: outputs for key, outputs in results.items() if rows[key[1]].status == "ok"}
     columns = score_columns(rows, results, needs, scorers)
@@ -114,6 +122,17 @@ def score_examples(
     predictions = sum(len(row.targets) for batch in micro_batches for row in batch.sequences)
     stats["flop"] = model.flop(int(stats["tokens"]), predictions)
     return scores, {**stats, "memory_retries": model.limit.retries - retries}
+
+
+def _tokenised(model: LoadedModel, examples: pa.RecordBatch, with_direct: bool) -> Iterator[list[RowTokens]]:
+    """The rows as tokens, on CUDA some at a time: while the device works on some, the next are tokenised."""
+    size = examples.num_rows if model.network.device.type == "cpu" else _ROWS_AHEAD
+    parts = [examples.slice(start, size) for start in range(0, examples.num_rows, max(1, size))] or [examples]
+    if len(parts) == 1:
+        yield _tokenise(model, examples, with_direct)
+        return
+    with ThreadPoolExecutor(1) as ahead:
+        yield from ahead.map(lambda part: _tokenise(model, part, with_direct), parts)
 
 
 def _tokenise(model: LoadedModel, examples: pa.RecordBatch, with_direct: bool) -> list[RowTokens]:
@@ -140,12 +159,12 @@ def _wanted(model: LoadedModel, needs: Sequence[Need], view: View) -> Wanted:
 
 
 def _pack_view(
-    model: LoadedModel, rows: list[RowTokens], view: View, wanted: Wanted
+    model: LoadedModel, rows: list[RowTokens], first: int, view: View, wanted: Wanted
 ) -> Iterator[_MicroBatch]:
-    """The micro-batches of one view; none if no scorer needs it."""
+    """The micro-batches of one view of rows numbered from `first`; none if no scorer needs it."""
     if not wanted.outputs:
         return
-    sequences = {at: getattr(row, view) for at, row in enumerate(rows) if row.status == "ok"}
+    sequences = {at: getattr(row, view) for at, row in enumerate(rows, first) if row.status == "ok"}
     scored = [at for at, sequence in sequences.items() if sequence is not None]
     parts = [[at] for at in scored]
     if (

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from connectors.examples import message
 from scorers.base import Column, Need, Output, Outputs, RowValues, Scorer
 from scorers.catalog import SCORERS
+from scorers.models import scoring
 from scorers.models.columns import scores_schema
 from scorers.models.loading import LoadedModel, load_model
 from scorers.models.scoring import score_examples
@@ -275,6 +276,26 @@ def test_columns_are_those_of_the_schema_for_any_choice_of_scorers(toy: LoadedMo
     for names in (["entropy"], ["ifd"], []):
         scores, _ = score_examples(toy, examples(PAIRS[:1]), names)
         assert scores.schema == scores_schema(names)
+
+
+def test_rows_tokenised_some_at_a_time_get_the_same_scores(
+    toy: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversations = [*MANY, pair("Hi", ""), *PAIRS]
+    whole, stats = score_examples(toy, examples(conversations), ALL, store_tokens=True)
+    monkeypatch.setattr(scoring, "_ROWS_AHEAD", 25)
+    elsewhere = replace(toy.network, device=torch.device("meta"))  # anything but "cpu" takes the way of a GPU
+    monkeypatch.setattr(
+        "scorers.models.forward._to_device", lambda array, _: torch.from_numpy(array)
+    )  # with the arithmetic still on the CPU
+    away = replace(toy, network=elsewhere)
+    parts, part_stats = score_examples(away, examples(conversations), ALL, store_tokens=True)
+    assert part_stats["rows"] == stats["rows"] == len(conversations)
+    assert part_stats["tokens"] >= stats["tokens"]  # rivals in different parts read their prompt twice
+    assert parts.column("status").equals(whole.column("status"))
+    assert parts.column("input_ids").equals(whole.column("input_ids"))
+    for name in whole.schema.names[5:-3]:
+        np.testing.assert_allclose(column(parts, name), column(whole, name), rtol=1e-5, err_msg=name)
 
 
 def test_no_rows_give_no_scores(toy: LoadedModel) -> None:
