@@ -39,10 +39,12 @@ class Wanted:
     Attributes:
         outputs: The outputs; no other is computed.
         next_ids: Token ids whose log-probabilities `next_logprob` gives.
+        share: Whether neighbours may share their context.
     """
 
     outputs: frozenset[Output]
     next_ids: tuple[int, ...] = ()
+    share: bool = True
 
     @property
     def whole(self) -> bool:
@@ -138,7 +140,7 @@ def forward(model: CausalModel, rows: Sequence[TokenSequence], wanted: Wanted) -
     Returns:
         The outputs of each row, in order.
     """
-    layout = lay_out(rows, wanted.whole, model.shares_context)
+    layout = lay_out(rows, wanted.whole, model.shares_context and wanted.share)
     states = read(model, layout)  # (B, T, D)
     flat = states.reshape(-1, states.shape[-1])  # (B*T, D)
     labels = np.concatenate([row.ids[row.targets] for row in rows])

@@ -29,7 +29,7 @@ from scorers.models.settings import ModelSettings
 from scorers.models.tokenising import TokenSequence
 
 _LOG = logging.getLogger(__name__)
-_CPU_BATCH_TOKENS = 2048
+_CPU_BATCH_TOKENS = 1024
 _CUDA_BATCH_TOKENS = 16384
 # Logits of one chunk. On CPU 128 positions keep the matrix product busy; more is no faster and costs memory.
 _CPU_CHUNK_TOKENS = 128

@@ -155,7 +155,8 @@ def _wanted(model: LoadedModel, needs: Sequence[Need], view: View) -> Wanted:
     if "grad_norm" in outputs:
         model.network.check_gradient()
     texts = next_texts(needs, view)
-    return Wanted(outputs, tuple(token_id(model.renderer.tokenizer, text) for text in texts))
+    next_ids = tuple(token_id(model.renderer.tokenizer, text) for text in texts)
+    return Wanted(outputs, next_ids, share=view == "conditional")  # a header is too short to be worth it
 
 
 def _pack_view(

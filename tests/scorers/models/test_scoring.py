@@ -20,6 +20,7 @@ from scorers.base import Column, Need, Output, Outputs, RowValues, Scorer
 from scorers.catalog import SCORERS
 from scorers.models import scoring
 from scorers.models.columns import scores_schema
+from scorers.models.layout import attention_mask
 from scorers.models.loading import LoadedModel, load_model
 from scorers.models.scoring import score_examples
 from scorers.models.settings import ModelSettings
@@ -284,10 +285,13 @@ def test_rows_tokenised_some_at_a_time_get_the_same_scores(
     conversations = [*MANY, pair("Hi", ""), *PAIRS]
     whole, stats = score_examples(toy, examples(conversations), ALL, store_tokens=True)
     monkeypatch.setattr(scoring, "_ROWS_AHEAD", 25)
-    elsewhere = replace(toy.network, device=torch.device("meta"))  # anything but "cpu" takes the way of a GPU
+    # anything but "cpu" takes the way of a GPU; the arithmetic stays on the CPU
+    elsewhere = replace(toy.network, device=torch.device("meta"))
+    monkeypatch.setattr("scorers.models.forward._to_device", lambda array, _: torch.from_numpy(array))
     monkeypatch.setattr(
-        "scorers.models.forward._to_device", lambda array, _: torch.from_numpy(array)
-    )  # with the arithmetic still on the CPU
+        "scorers.models.forward.attention_mask",
+        lambda answers, dtype, _: attention_mask(answers, dtype, torch.device("cpu")),
+    )
     away = replace(toy, network=elsewhere)
     parts, part_stats = score_examples(away, examples(conversations), ALL, store_tokens=True)
     assert part_stats["rows"] == stats["rows"] == len(conversations)
