@@ -14,8 +14,9 @@ tokenizer trained on the data. All ways read the same rows with the same tokens:
 - bare, full head: body and output layer at every position of our batches, no reduction
 
 Each runs in a process of its own, in turns; the first turn warms up and is not counted. A token is one that
-the model reads, without padding, which falls with the number of rows. Ways that find other losses fail. On CUDA the rate of a large bfloat16 matrix product is measured first, and
-utilisation is 2 x parameters of the blocks x tokens + 2 x output layer x response tokens, over it.
+the model reads, without padding, which falls with the number of rows. Ways that find other losses fail. On
+CUDA the rate of a large bfloat16 matrix product is measured first, and utilisation is 2 x parameters of the
+blocks x tokens + 2 x output layer x response tokens, over it.
 """
 
 from __future__ import annotations
