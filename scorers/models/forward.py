@@ -91,6 +91,7 @@ class CausalModel:
         device: Where ids go.
         chunk_tokens: Positions that go through the head at a time.
         block_tokens: Positions of a chunk that are reduced at a time.
+        fused: Whether logits are reduced by the kernel of fused.py.
         shares_context: Whether it takes answers to one prompt behind that prompt, see layout.py.
         softcap: `final_logit_softcapping` of Gemma: logits become cap * tanh(logits / cap).
         logit_scale: Cohere's factor, or one over Granite's divisor.
@@ -101,6 +102,7 @@ class CausalModel:
     device: torch.device
     chunk_tokens: int
     block_tokens: int
+    fused: bool = False
     shares_context: bool = False
     softcap: float | None = None
     logit_scale: float | None = None
@@ -184,15 +186,25 @@ def _reduce(
     if not outputs:
         return {}
     parts: list[dict[Output, torch.Tensor]] = []
-    size = (2, min(model.block_tokens, model.chunk_tokens, len(targets)), len(model.head.weight))
-    scratch = torch.empty(size, dtype=torch.float32, device=hidden.device)
+    rows = 0 if model.fused else min(model.block_tokens, model.chunk_tokens, len(targets))
+    scratch = torch.empty(2, rows, len(model.head.weight), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(targets), model.chunk_tokens):
         logits = model.logits(hidden[start : start + model.chunk_tokens])
         labels = targets[start : start + model.chunk_tokens]
+        if model.fused:
+            parts.append(reduce_logits(fused_logits(logits, labels), outputs))
+            continue
         for at in range(0, len(labels), model.block_tokens):
             block = slice(at, at + model.block_tokens)
             parts.append(reduce_logits(Logits(logits[block], labels[block], scratch), outputs))
     return {output: torch.cat([part[output] for part in parts]) for output in outputs}
+
+
+def fused_logits(logits: torch.Tensor, labels: torch.Tensor) -> Logits:
+    """The logits, reduced by the kernel; only machines with CUDA have Triton."""
+    from scorers.models.fused import FusedLogits
+
+    return FusedLogits(logits.contiguous(), labels)
 
 
 def _row_outputs(

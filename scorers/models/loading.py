@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from scorers.base import TOKEN_OUTPUTS
 from scorers.models.devices import own_cuda_device
-from scorers.models.forward import CausalModel, MemoryLimit, read
+from scorers.models.forward import CausalModel, MemoryLimit, Wanted, forward, read
 from scorers.models.layout import Layout, lay_out
 from scorers.models.rendering import PLAIN_LAYOUT_VERSION, Renderer, check_template, choose_template
 from scorers.models.settings import ModelSettings
@@ -178,7 +179,11 @@ def _load(settings: ModelSettings) -> LoadedModel:
     check_template(renderer)
     network = _take_apart(model, device, vocabulary)
     _check_network(settings.path, model, network, vocabulary, dtype)
-    network = replace(network, shares_context=_shares_context(model.config, network, vocabulary, dtype))
+    network = replace(
+        network,
+        shares_context=_shares_context(model.config, network, vocabulary, dtype),
+        fused=device.type == "cuda" and _can_fuse(network, vocabulary),
+    )
     default = _CUDA_BATCH_TOKENS if kind == "cuda" else _CPU_BATCH_TOKENS
     head = network.head.weight.numel()
     blocks = sum(weight.numel() for weight in network.body.parameters())
@@ -318,6 +323,21 @@ def _shares_context(config: Any, network: CausalModel, vocabulary: int, dtype: t
         _LOG.info("answers to one prompt are scored one by one: %s", error)
         return False
     return _close(shared, alone, dtype)
+
+
+@torch.inference_mode()
+def _can_fuse(network: CausalModel, vocabulary: int) -> bool:
+    """Whether the kernel of fused.py runs here and agrees with the plain reductions."""
+    probe = _probe(vocabulary)
+    wanted = Wanted(frozenset(TOKEN_OUTPUTS))
+    (plain,) = forward(network, [probe], wanted)
+    try:
+        (fused,) = forward(replace(network, fused=True), [probe], wanted)
+    # Triton compiles for the device at hand; what can go wrong there has no common type.
+    except Exception as error:  # noqa: BLE001
+        _LOG.warning("logits are reduced without the fused kernel, which does not run here: %s", error)
+        return False
+    return all(np.allclose(fused[name], plain[name], rtol=1e-4, atol=1e-5) for name in plain)
 
 
 def _at_targets(network: CausalModel, layout: Layout) -> torch.Tensor:

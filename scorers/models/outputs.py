@@ -67,6 +67,15 @@ class Logits:
             rank[row] += marks[row, : self.labels[row, 0]].sum()
         return rank
 
+    @cached_property
+    def rest(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum, and root of the sum of squares, of all weights but the label's, each (N,)."""
+        at_label = self.at_label.exp().unsqueeze(-1)
+        self.weights.scatter_(-1, self.labels, 0.0)
+        rest = self.weights.sum(dim=-1), torch.linalg.vector_norm(self.weights, dim=-1)
+        self.weights.scatter_(-1, self.labels, at_label)
+        return rest
+
 
 def logprob(logits: Logits) -> torch.Tensor:
     """Log-probability of the label, nats, <= 0."""
@@ -98,11 +107,7 @@ def el2n(logits: Logits) -> torch.Tensor:
 
     The label is left out of the sums, so that nothing cancels where the model is nearly certain.
     """
-    weights, at_label = logits.weights, logits.at_label.exp().unsqueeze(-1)
-    weights.scatter_(-1, logits.labels, 0.0)
-    rest, square = weights.sum(dim=-1), torch.linalg.vector_norm(weights, dim=-1)
-    weights.scatter_(-1, logits.labels, at_label)
-    return torch.hypot(rest, square) / logits.total
+    return torch.hypot(*logits.rest) / logits.total
 
 
 def logit_gap(logits: Logits) -> torch.Tensor:
