@@ -34,10 +34,11 @@ from connectors.examples import Message, response_text
 PLAIN_LAYOUT_VERSION = "plain-2"  # part of the fingerprint: a change of the layout changes scores
 _PLAIN_HEADER = "### Assistant:\n"
 _WAY_OUT = "give a template whose text only grows as turns are added, or chat_template: plain"
+_DATE = {"%Y": "2024", "%m": "07", "%d": "26", "%B": "July", "%b": "Jul", "%H": "00", "%M": "00", "%S": "00"}
 _DATE_MACRO = (
-    "{% macro strftime_now(format) %}"
-    "{{ '2024-07-26' if format == '%Y-%m-%d' else '26 Jul 2024' }}"
-    "{% endmacro %}{{ '' }}"  # the empty print keeps a newline that opens the template
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace('{code}', '{text}')" for code, text in _DATE.items())
+    + " }}{% endmacro %}{{ '' }}"  # the empty print keeps a newline that opens the template
 )
 _PROBES: tuple[list[dict[str, Any]], ...] = (
     [{"role": "user", "content": "What is 2+2?"}, {"role": "assistant", "content": "It is 4."}],
@@ -140,8 +141,14 @@ def check_template(renderer: Renderer) -> None:
 
 
 def _check_border(renderer: Renderer, text: RenderedText) -> None:
-    """Raises TemplateError if the prompt's tokens are not the first tokens of prompt and response."""
+    """Raises TemplateError if the prompt's tokens are not the first tokens of prompt and response.
+
+    What a template itself puts before the answer may begin with a line break that would join one before it
+    (an empty thought); such a piece is tokenised for itself, see tokenising.py.
+    """
     tokenizer = renderer.tokenizer
+    if text.pieces[1][:1].isspace():
+        return
     prompt, whole = (
         tokenizer(part, add_special_tokens=False)["input_ids"]
         for part in (text.pieces[0], "".join(text.pieces[:2]))
@@ -167,6 +174,10 @@ def render(
     else:
         turns = [_for_template(turn) for turn in messages]
         text = _render_template(renderer, turns, _tool_definitions(tools), with_headers)
+    for at, piece in zip(_responses(renderer, messages), text.pieces[1::2], strict=True):
+        for call in messages[at]["tool_calls"] or []:
+            if call["function"]["name"] not in piece:
+                raise TemplateError(f"the template leaves out the call of tool {call['function']['name']!r}")
     try:
         "".join(text.pieces).encode("utf-8")
     except UnicodeEncodeError as error:  # lone surrogates can hide in the JSON of a tool call

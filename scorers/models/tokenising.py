@@ -4,7 +4,8 @@ The text of a conversation is a row of pieces, in turn context and response (see
 of the text that ends with a piece is tokenised; where the ids of one are the first ids of the next, as they
 are for nearly every row, the rest are the ids of the piece. Where they are not (an answer that begins with a
 line break behind a header that ends with one), a token would lie on both sides of the border, and the piece
-is tokenised for itself: the model reads the prompt as it would when it answers.
+is tokenised for itself: the model reads the prompt as it would when it answers. Tokenizers that put a blank
+before every text are kept from it by a line break in front, whose ids are taken off again.
 
 The direct view is the responses without what was asked: [BOS], and for each response the header that opens it
 and its ids; BOS only where the conversation's ids begin with it.
@@ -97,13 +98,18 @@ def tokenise_rows(
     pieces = _piece_ids(renderer.tokenizer, good)
     # A corpus has one header, or a few: the template's text, not the row's.
     unique = sorted({header for text in good for header in text.headers}) if with_direct else []
-    headers = dict(zip(unique, _tokenise(renderer.tokenizer, unique), strict=True))
+    first = dict(zip(unique, _tokenise(renderer.tokenizer, unique), strict=True))  # they open a text
+    later = {header: _continuation(renderer.tokenizer, header) for header in unique}
     rows = []
     for text, messages in zip(texts, conversations, strict=True):
         if isinstance(text, TemplateError):
             rows.append(RowTokens("template_error", message=str(text)))
             continue
-        own = [headers[header] for header in text.headers] if with_direct else None
+        own = (
+            [(later if at else first)[header] for at, header in enumerate(text.headers)]
+            if with_direct
+            else None
+        )
         row = _assemble(renderer, next(pieces), own)
         rows.append(_checked(renderer, row, is_empty=not response_text(messages).strip()))
     return rows
@@ -119,12 +125,18 @@ def _piece_ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[list[l
             ids = next(beginnings)
             is_prefix = ids[: len(before)] == before
             if number and not is_prefix:
-                found += _tokenise(tokenizer, [piece])
+                found.append(_continuation(tokenizer, piece))
                 before = before + found[-1]
             else:
                 found.append(ids[len(before) :])
                 before = ids
         yield found
+
+
+def _continuation(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401 - transformers is untyped
+    """The ids of a text that follows another."""
+    line_break, both, alone = _tokenise(tokenizer, ["\n", f"\n{text}", text])
+    return both[len(line_break) :] if both[: len(line_break)] == line_break else alone
 
 
 def _assemble(renderer: Renderer, pieces: list[list[int]], headers: list[list[int]] | None) -> RowTokens:
@@ -138,7 +150,7 @@ def _assemble(renderer: Renderer, pieces: list[list[int]], headers: list[list[in
     row = RowTokens("ok", _sequence(renderer, pieces))
     if headers is None:
         return row
-    opening = [bos] if pieces[0][0] == bos else []
+    opening = [bos] if pieces[0][0] == bos != next(iter(headers[0]), None) else []
     contexts = [[*opening, *headers[0]], *headers[1:]]
     if not contexts[0]:
         return row
@@ -156,12 +168,16 @@ def _sequence(renderer: Renderer, pieces: Sequence[list[int]]) -> TokenSequence:
 
 
 def _counted(renderer: Renderer, response: list[int]) -> npt.NDArray[np.bool_]:
-    """All tokens of a response, or, when its end is not scored, those before the last special token."""
+    """All tokens of a response, or, when its end is not scored, those before its closing special tokens."""
     counted = np.ones(len(response), np.bool_)
     if not renderer.score_end:
-        special = np.flatnonzero(np.isin(response, renderer.special_ids))
-        if len(special) and not renderer.tokenizer.decode(response[special[-1] + 1 :]).strip():
-            counted[special[-1] :] = False
+        special = np.isin(response, renderer.special_ids)
+        start = len(response)
+        while start and (special[start - 1] or not renderer.tokenizer.decode(response[start - 1]).strip()):
+            start -= 1
+        closing = np.flatnonzero(special[start:])  # blanks before them are the answer's own
+        if len(closing):
+            counted[start + closing[0] :] = False
     return counted
 
 

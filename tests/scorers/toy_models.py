@@ -22,7 +22,8 @@ TEXT = [
 ]
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}"
-    "{% for call in m.tool_calls or [] %}<call>{{ call.function.arguments | tojson }}{% endfor %}"
+    "{% for call in m.tool_calls or [] %}<call>{{ call.function.name }} "
+    "{{ call.function.arguments | tojson }}{% endfor %}"
     "{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 CONTEXT = 128

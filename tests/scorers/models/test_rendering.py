@@ -100,13 +100,19 @@ def test_the_plain_layout_is_the_documented_one() -> None:
 
 
 def test_arguments_of_tool_calls_reach_the_template_as_objects() -> None:
-    seen = "{{ m.tool_calls[0].function.arguments.a }}"
+    seen = "{{ m.tool_calls[0].function.name }}{{ m.tool_calls[0].function.arguments.a }}"
     template = (
         f"{{% for m in messages %}}{{% if m.tool_calls %}}{seen}{{% else %}}x{{% endif %}}{{% endfor %}}"
     )
     call: Any = {"id": None, "type": "function", "function": {"name": "add", "arguments": '{"a": 7}'}}
     row = render([message("user", "Hi"), message("assistant", "", [call])], template)
-    assert response(row) == "7"
+    assert response(row) == "add7"
+
+
+def test_a_template_that_leaves_out_a_tool_call_refuses_the_row() -> None:
+    call: Any = {"id": None, "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    row = render([message("user", "Hi"), message("assistant", "", [call])], NO_SYSTEM)
+    assert (row.status, row.message) == ("template_error", "the template leaves out the call of tool 'add'")
 
 
 def test_keys_that_are_none_are_absent_for_the_template() -> None:
