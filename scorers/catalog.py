@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-from scorers import entropy, ifd, loss, top1_agreement
+from scorers import donod, el2n, entropy, ifd, loss, top1_agreement
 from scorers.base import Column, Need, Output, Scorer
 
 SCORERS: dict[str, Scorer] = {
-    scorer.name: scorer for scorer in (loss.SCORER, entropy.SCORER, top1_agreement.SCORER, ifd.SCORER)
+    module.SCORER.name: module.SCORER for module in (loss, entropy, top1_agreement, ifd, el2n, donod)
 }
 
 

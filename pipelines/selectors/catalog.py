@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.selectors.base import Selector
+from pipelines.selectors.donod import Donod
 from pipelines.selectors.grape import Grape
 from pipelines.selectors.perplexity_band import PerplexityBand
 from pipelines.selectors.q_tuning import QTuning
@@ -17,7 +18,8 @@ from pipelines.selectors.threshold import Threshold
 from pipelines.selectors.top_k import TopK
 
 SELECTORS: dict[str, type[Selector]] = {
-    selector.name: selector for selector in (QTuning, Grape, PerplexityBand, TopK, Threshold, RandomSample)
+    selector.name: selector
+    for selector in (QTuning, Grape, Donod, PerplexityBand, TopK, Threshold, RandomSample)
 }
 
 

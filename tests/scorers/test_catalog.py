@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorers.base import Outputs, Scorer, TokenValues
+from scorers.base import TOKEN_OUTPUTS, Outputs, Scorer, TokenValues
 from scorers.catalog import SCORERS, columns_of, plan
 
 ROWS = st.lists(st.lists(st.floats(0, 20, width=32), max_size=6), max_size=8)
@@ -26,7 +26,14 @@ def outputs_of(scorer: Scorer, rows: list[list[float]]) -> Outputs:
         "entropy": values,
         "top1": (values > 10).astype(np.float32),
     }
-    return Outputs({need: TokenValues(by_output[need.output], offsets) for need in scorer.needs}, {})
+    by_output |= {"el2n": values / np.float32(15), "logit_gap": values - np.float32(10)}
+    lengths = np.array([[len(row) or np.nan] for row in rows], np.float32).reshape(-1, 1)
+    tokens = {
+        need: TokenValues(by_output[need.output], offsets)
+        for need in scorer.needs
+        if need.output in TOKEN_OUTPUTS
+    }
+    return Outputs(tokens, {need: lengths for need in scorer.needs if need not in tokens})
 
 
 @pytest.mark.parametrize("scorer", SCORERS.values(), ids=SCORERS)
@@ -87,6 +94,7 @@ def test_a_certain_response_has_loss_zero_and_not_minus_zero() -> None:
 def test_columns_come_in_the_catalogs_order_whatever_the_recipe_says() -> None:
     assert [column.name for column in columns_of(reversed(list(SCORERS)))] == [
         "loss", "perplexity", "entropy", "top1_agreement", "direct_loss", "ifd_loss", "ifd_ppl",
+        "el2n", "wg_inner", "g_norm",
     ]  # fmt: skip
 
 

@@ -41,6 +41,8 @@ def candidates(
         "status": pa.array(status or ["ok" if x is not None else "overflow" for x in loss], pa.string()),
         "loss": pa.array(loss, pa.float64()),
         "entropy": pa.array(loss if entropy is None else entropy, pa.float64()),
+        "wg_inner": pa.array(loss, pa.float64()),
+        "g_norm": pa.array(loss if entropy is None else entropy, pa.float64()),
     }
     return pa.table(columns)
 
@@ -75,5 +77,7 @@ def any_candidates(draw: st.DrawFn) -> pa.Table:
             "status": pa.array(random.choice(["ok", "overflow"], rows), pa.string()),
             "loss": score(),
             "entropy": score(),
+            "wg_inner": score(),
+            "g_norm": score(),
         }
     )

@@ -21,6 +21,7 @@ STEPS: list[dict[str, dict[str, Any]]] = [
     {"q_tuning": {"keep_tokens": 100}},
     {"grape": {}},
     {"grape": {"keep": 2, "norm": "sum", "min_response_tokens": 8}},
+    {"donod": {"keep": 0.3}},
     {"perplexity_band": {"low": 0.25, "high": 0.75}},
     {"perplexity_band": {"high": 0.2, "min_response_tokens": 8}},
     {"top_k": {"column": "loss", "order": "highest", "keep": 0.4}},
@@ -33,6 +34,7 @@ BUDGETED: list[tuple[str, dict[str, Any]]] = [
     ("q_tuning", {}),
     ("top_k", {"column": "loss", "order": "highest"}),
     ("random", {}),
+    ("donod", {}),
 ]
 
 

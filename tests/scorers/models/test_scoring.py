@@ -39,14 +39,23 @@ def reference(folder: Path, conversations: list[Any]) -> dict[str, list[float]]:
     def ids(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def statistics(context: list[int], response: list[int]) -> tuple[float, float, float]:
+    def statistics(context: list[int], response: list[int]) -> tuple[float, ...]:
         with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([context + response])).logits[0, len(context) - 1 : -1]
+            result = model(input_ids=torch.tensor([context + response]), output_hidden_states=True)
+        logits, hidden = (
+            values[0, len(context) - 1 : -1] for values in (result.logits, result.hidden_states[-1])
+        )
         logprobs = torch.log_softmax(logits, dim=-1)
         labels = torch.tensor(response)
         entropy = -(logprobs.exp() * logprobs).sum(-1).mean().item()
         top1 = (logits.argmax(-1) == labels).double().mean().item()
-        return -logprobs[torch.arange(len(response)), labels].mean().item(), entropy, top1
+        at = torch.arange(len(response))
+        errors = logprobs.exp()
+        gap = ((errors * logits).sum(-1) - logits[at, labels]).mean().item()
+        errors[at, labels] -= 1
+        gradient = (errors.T @ hidden / len(response)).norm().item()
+        el2n = errors.norm(dim=-1).mean().item()
+        return -logprobs[at, labels].mean().item(), entropy, top1, el2n, gap, gradient
 
     columns: dict[str, list[float]] = {name: [] for name in scores_schema(ALL).names[5:]}
     for turns in conversations:
@@ -63,9 +72,9 @@ def reference(folder: Path, conversations: list[Any]) -> dict[str, list[float]]:
             response = [*ids(prompt + turns[-1]["content"])[len(ids(prompt)) :], tokenizer.eos_token_id]
             context = [tokenizer.bos_token_id, *ids(prompt)]
             header = [tokenizer.bos_token_id, *ids("### Assistant:\n")]
-        loss, entropy, top1 = statistics(context, response)
-        direct, _, _ = statistics(header, response)
-        row = (loss, np.exp(loss), entropy, top1, direct, loss / direct, np.exp(loss - direct))
+        loss, entropy, top1, *rest = statistics(context, response)
+        direct, *_ = statistics(header, response)
+        row = (loss, np.exp(loss), entropy, top1, direct, loss / direct, np.exp(loss - direct), *rest)
         for name, value in zip(columns, row, strict=True):
             columns[name].append(float(value))
     return columns
