@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pipelines.selectors.base import Selector
 from pipelines.selectors.donod import Donod
 from pipelines.selectors.grape import Grape
+from pipelines.selectors.mixture import Mixture
 from pipelines.selectors.perplexity_band import PerplexityBand
 from pipelines.selectors.q_tuning import QTuning
 from pipelines.selectors.random_sample import RandomSample
@@ -19,7 +20,7 @@ from pipelines.selectors.top_k import TopK
 
 SELECTORS: dict[str, type[Selector]] = {
     selector.name: selector
-    for selector in (QTuning, Grape, Donod, PerplexityBand, TopK, Threshold, RandomSample)
+    for selector in (QTuning, Grape, Donod, PerplexityBand, TopK, Mixture, Threshold, RandomSample)
 }
 
 

@@ -26,6 +26,8 @@ STEPS: list[dict[str, dict[str, Any]]] = [
     {"perplexity_band": {"high": 0.2, "min_response_tokens": 8}},
     {"top_k": {"column": "loss", "order": "highest", "keep": 0.4}},
     {"top_k": {"column": "entropy", "order": "lowest", "keep_tokens": 90}},
+    {"mixture": {"column": "loss", "order": "lowest", "keep": 0.5, "floors": {"toy": 0.2}}},
+    {"mixture": {"column": "loss", "order": "highest", "keep_tokens": 90, "ceilings": {"toy": 0.5}}},
     {"threshold": {"column": "loss", "min": 1, "max": 4, "include_max": False}},
     {"random": {"keep": 0.5}},
     {"random": {"keep_tokens": 90}},
@@ -35,6 +37,7 @@ BUDGETED: list[tuple[str, dict[str, Any]]] = [
     ("top_k", {"column": "loss", "order": "highest"}),
     ("random", {}),
     ("donod", {}),
+    ("mixture", {"column": "loss", "order": "highest"}),
 ]
 
 

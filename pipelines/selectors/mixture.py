@@ -1,0 +1,140 @@
+"""Mixture: the best rows by one column, with a least and a largest share of the budget for each source.
+
+Rows are ranked by `column` as in top_k. First each source with a floor takes its best rows until its share of
+the budget is reached; then the rest of the budget is filled from the common ranking, where a source that
+has reached its ceiling takes no more. A source with fewer rows than its floor gives what it has.
+
+Ours: no published method; the floors and ceilings that data mixtures are written with. Equal values are taken
+by id. Null never ranks. With `keep_tokens` shares are shares of tokens, no budget or ceiling is ever
+exceeded, and each is filled up to the first row that would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from pipelines.selectors.base import (
+    Budget,
+    Decisions,
+    Selector,
+    choose,
+    id_ranks,
+    scores,
+    total_tokens,
+    without_score,
+)
+from pipelines.selectors.top_k import Order, declared_order
+
+Int64s = npt.NDArray[np.int64]
+
+
+class Mixture(Selector, Budget):
+    """The best rows within a share of the budget for each source."""
+
+    name: ClassVar[str] = "mixture"
+
+    column: str = Field(description="a score column, or any column of numbers")
+    order: Order | None = Field(default=None, description="which values to keep; by default the better ones")
+    floors: dict[str, float] = Field(
+        default_factory=dict, description="least share of the budget by source, from 0 to 1"
+    )
+    ceilings: dict[str, float] = Field(
+        default_factory=dict, description="largest share of the budget by source, from 0 to 1"
+    )
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.order is None and declared_order(self.column) is None:
+            raise ValueError(
+                f"column {self.column!r} declares no better direction; say order: highest or lowest"
+            )
+        for kind, shares in (("floors", self.floors), ("ceilings", self.ceilings)):
+            wrong = [source for source, share in shares.items() if not 0 <= share <= 1]
+            if wrong:
+                raise ValueError(f"{kind}: {wrong[0]} is {shares[wrong[0]]:g}; a share is from 0 to 1")
+        if sum(self.floors.values()) > 1 + 1e-9:
+            raise ValueError(f"floors: together {sum(self.floors.values()):g} of the budget; at most 1 fits")
+        for source, share in self.floors.items():
+            if share > self.ceilings.get(source, 1.0):
+                raise ValueError(f"floors: {source} has {share:g}, above its ceiling")
+        return self
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The column that decides."""
+        return (self.column,)
+
+    def decide(self, candidates: pa.Table, seed: int) -> Decisions:
+        """Keeps floors first, then the best of all; writes `mixture_rank`, 1 for the best."""
+        values = scores(candidates, self.column, self.name)
+        has_score = np.isfinite(values)
+        in_play = has_score & self.can_count(candidates)
+        rows = np.flatnonzero(in_play)
+        best_first = (
+            -values[rows] if (self.order or declared_order(self.column)) == "highest" else values[rows]
+        )
+        order = rows[np.lexsort((id_ranks(candidates)[rows], best_first))]
+        cost, budget = self._budget(candidates)
+        by_floor, by_rank = self._fill(order, candidates["source"].to_pylist(), cost, budget)
+
+        keep = np.zeros(candidates.num_rows, np.bool_)
+        keep[[*by_floor, *by_rank]] = True
+        ranks = np.zeros(candidates.num_rows, np.int64)
+        ranks[order] = np.arange(1, len(order) + 1)
+        reason = choose(["mixture: not within the budget", "mixture: among the best"], keep)
+        reason[by_floor] = "mixture: among the best of its source, by its floor"
+        reason[~in_play] = "mixture: no token count"
+        reason[~has_score] = without_score(f"mixture: no {self.column}", candidates, ~has_score)
+        return Decisions(keep, reason, {"mixture_rank": pa.array(ranks, mask=~in_play)})
+
+    def _budget(self, candidates: pa.Table) -> tuple[Int64s, int]:
+        """What each row costs, and how much there is."""
+        if self.keep_tokens is not None:
+            return total_tokens(candidates), self.keep_tokens
+        ones = np.ones(candidates.num_rows, np.int64)
+        if self.keep_examples is not None:
+            return ones, self.keep_examples
+        return ones, int(np.floor((self.keep or 0.0) * candidates.num_rows + 1e-9))
+
+    def _fill(
+        self, order: Int64s, sources: list[str], cost: Int64s, budget: int
+    ) -> tuple[list[int], list[int]]:
+        """The rows kept by a floor, and those kept by rank."""
+        spent: dict[str, int] = {}
+        by_floor: list[int] = []
+        for source, share in sorted(self.floors.items()):
+            own = (int(row) for row in order if sources[row] == source)
+            by_floor += _within(own, cost, share * budget)
+            spent[source] = int(cost[[row for row in by_floor if sources[row] == source]].sum())
+        left = budget - sum(spent.values())
+        taken, full = set(by_floor), set[str]()
+        by_rank: list[int] = []
+        for row in map(int, order):
+            source = sources[row]
+            if row in taken or source in full:
+                continue
+            if spent.get(source, 0) + cost[row] > self.ceilings.get(source, 1.0) * budget + 1e-9:
+                full.add(source)
+                continue
+            if cost[row] > left:
+                break
+            by_rank.append(row)
+            spent[source] = spent.get(source, 0) + int(cost[row])
+            left -= int(cost[row])
+        return by_floor, by_rank
+
+
+def _within(rows: Iterator[int], cost: Int64s, most: float) -> Iterator[int]:
+    """The first rows that together cost no more than `most`."""
+    spent = 0
+    for row in rows:
+        spent += int(cost[row])
+        if spent > most + 1e-9:
+            return
+        yield row
