@@ -168,9 +168,7 @@ def _pack_view(
     sequences = {at: getattr(row, view) for at, row in enumerate(rows, first) if row.status == "ok"}
     scored = [at for at, sequence in sequences.items() if sequence is not None]
     parts = [[at] for at in scored]
-    if (
-        model.network.shares_context and view == "conditional" and not wanted.whole
-    ):  # rivals become neighbours
+    if model.network.shares_context and wanted.share and not wanted.whole:
         scored.sort(key=lambda at: context(sequences[at]).tobytes())  # rival answers become neighbours
         ordered = iter(scored)
         parts = [[next(ordered) for _ in part] for part in groups([sequences[at] for at in scored])]
