@@ -30,7 +30,8 @@ from scorers.models.settings import ModelSettings
 from scorers.models.tokenising import TokenSequence
 
 _LOG = logging.getLogger(__name__)
-_CPU_BATCH_TOKENS = 1024
+# Narrow models need more rows to keep the processor busy; wide ones are busy, and pad less with fewer.
+_CPU_BATCH_TOKENS, _NARROW, _NARROW_BATCH_TOKENS = 1024, 512, 2048
 _CUDA_BATCH_TOKENS = 16384
 # Logits of one chunk. On CPU 128 positions keep the matrix product busy; more is no faster and costs memory.
 _CPU_CHUNK_TOKENS = 128
@@ -184,7 +185,9 @@ def _load(settings: ModelSettings) -> LoadedModel:
         shares_context=_shares_context(model.config, network, vocabulary, dtype),
         fused=device.type == "cuda" and _can_fuse(network, vocabulary),
     )
-    default = _CUDA_BATCH_TOKENS if kind == "cuda" else _CPU_BATCH_TOKENS
+    default = _CUDA_BATCH_TOKENS
+    if kind == "cpu":
+        default = _NARROW_BATCH_TOKENS if network.head.weight.shape[1] < _NARROW else _CPU_BATCH_TOKENS
     head = network.head.weight.numel()
     blocks = sum(weight.numel() for weight in network.body.parameters())
     blocks -= model.get_input_embeddings().weight.numel()
