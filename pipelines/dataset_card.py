@@ -35,7 +35,9 @@ SELECTOR_SOURCES = {
     "before training where the paper prunes each batch",
     "grape": "GRAPE, [arXiv 2502.04194](https://arxiv.org/abs/2502.04194)",
     "perplexity_band": "perplexity band; its lowest band is POINTS, [arXiv 2409.04828](https://arxiv.org/abs/2409.04828)",
+    "donod": "DONOD, [arXiv 2504.14810](https://arxiv.org/abs/2504.14810), in the limit of small steps",
     "top_k": "the best rows by one score",
+    "mixture": "the best rows by one score, with shares of the budget by source",
     "threshold": "rows on one side of a fixed score",
     "random": "a random sample, by a hash of seed and id",
 }
