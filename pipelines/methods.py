@@ -35,5 +35,9 @@ def _selectors() -> Iterator[str]:
     for name, selector in SELECTORS.items():
         yield f"\n  {name}    {(inspect.getdoc(selector) or '').splitlines()[0]}"
         for key, field in selector.model_fields.items():
-            default = "required" if field.is_required() else f"default {field.default!r}"
+            default = (
+                "required"
+                if field.is_required()
+                else f"default {field.get_default(call_default_factory=True)!r}"
+            )
             yield f"    {key:<20}{field.description or ''} ({default})"
