@@ -270,30 +270,32 @@ class _Watch:
     reason: str = ""
 
 
-@contextlib.contextmanager
-def _dead_worker_watch() -> Iterator[_Watch]:
-    """Interrupts the main thread when a local worker process dies.
+class _ThreadErrors:
+    """What becomes of an exception in one of Beam's helper threads, which nobody catches.
 
-    Beam notices in a helper thread, whose exception nobody sees, and waits for the dead worker for ever.
+    It stays in place once a pipeline has run: the threads of its workers may end a little after it.
+
+    Attributes:
+        previous: Gets every exception that is none of ours.
+        watch: Where the death of a worker is noted; None while no pipeline runs.
     """
-    import grpc
 
-    watch = _Watch()
-    previous = threading.excepthook
-    # A shell starts what it puts in the background with SIGINT ignored, and then nothing would interrupt us.
-    in_main = threading.current_thread() is threading.main_thread()
-    deaf = in_main and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    def __init__(self, previous: Callable[[threading.ExceptHookArgs], object]) -> None:
+        self.previous = previous
+        self.watch: _Watch | None = None
 
-    def in_thread(args: threading.ExceptHookArgs) -> None:
+    def __call__(self, args: threading.ExceptHookArgs) -> None:
+        import grpc
+
         if isinstance(args.exc_value, grpc.RpcError):
-            # The connections of a dead worker break, each in a thread of its own; the cause comes by itself.
-            _LOG.debug("connection to a worker broke", exc_info=args.exc_value)
+            # A worker that ends, well or not, breaks its connections; what went wrong comes by itself.
+            _LOG.debug("connection to a worker ended", exc_info=args.exc_value)
         elif "Worker subprocess exited" not in str(args.exc_value):
-            previous(args)
-        elif not STOP.caught:
+            self.previous(args)
+        elif self.watch and not STOP.caught:
             code = str(args.exc_value).rsplit(" ", 1)[-1]
             if not (STOP.requested or code in INTERRUPTED):
-                watch.reason = (
+                self.watch.reason = (
                     f"a worker process ended with exit code {code} while it still had work (137 and -9 "
                     "mean killed, usually out of memory). Use fewer workers or a smaller model; "
                     "run again to resume."
@@ -301,16 +303,28 @@ def _dead_worker_watch() -> Iterator[_Watch]:
                 _kill_workers()
             _interrupt_main_thread()
 
-    threading.excepthook = in_thread
+
+@contextlib.contextmanager
+def _dead_worker_watch() -> Iterator[_Watch]:
+    """Interrupts the main thread when a local worker process dies.
+
+    Beam notices in a helper thread, whose exception nobody sees, and waits for the dead worker for ever.
+    """
+    hook = threading.excepthook
+    if not isinstance(hook, _ThreadErrors):
+        hook = threading.excepthook = _ThreadErrors(hook)
+    # A shell starts what it puts in the background with SIGINT ignored, and then nothing would interrupt us.
+    in_main = threading.current_thread() is threading.main_thread()
+    deaf = in_main and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     if deaf:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    hook.watch = watch = _Watch()
     try:
         yield watch
     finally:
+        hook.watch = None
         if deaf:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if not STOP.requested:  # else threads of killed workers are still ending, and should in silence
-            threading.excepthook = previous
 
 
 def _kill_workers() -> None:

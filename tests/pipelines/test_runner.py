@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import apache_beam as beam
+import grpc
 import pytest
 
 from pipelines.runner import DeadWorker, RunnerChoice, choose_runner, run_pipeline
@@ -83,3 +85,25 @@ def test_worker_processes_do_the_work(tmp_path: Path) -> None:
     run_pipeline(choose_runner(2, []), build, parallel=True)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c", "d"}
     assert str(os.getpid()) not in {path.read_text() for path in tmp_path.iterdir()}
+
+
+def test_a_connection_that_ends_after_the_pipeline_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_in_thread(error: Exception) -> None:
+        def fail() -> None:
+            raise error
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+
+    heard: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", heard.append)
+    for _ in range(2):
+        run_pipeline(choose_runner(1, []), _create, parallel=False)
+    fail_in_thread(grpc.RpcError("the worker has gone"))
+    fail_in_thread(ValueError("ours"))
+    assert [str(args.exc_value) for args in heard] == ["ours"]
+
+
+def _create(pipeline: beam.Pipeline) -> None:
+    _ = pipeline | beam.Create(["a"])
