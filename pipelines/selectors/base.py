@@ -12,6 +12,8 @@ The table has these columns (scores only when the recipe computes them; null whe
 | truncated | bool | the response was cut to fit the model |
 | status | string | "ok", or why the row has no scores |
 | every score column | float64 | see scorers/catalog.py |
+| extra.NAME | float64 or string | a field of the input that a selector names: numbers and booleans as \
+numbers, if all are; else texts, with what is no string as JSON |
 """
 
 from __future__ import annotations
@@ -92,6 +94,46 @@ class Selector(BaseModel, ABC):
                 may be called more than once, each call reads them again from disk.
         """
         raise TypeError(f"{self.name} does not prune tokens")
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The embeddings of the candidates, and of the examples that a selector aims at.
+
+    Attributes:
+        rows: float32, shape (n, d), one for each candidate; zeros where a text could not be embedded.
+        known: bool, shape (n,): candidates whose text could be embedded.
+        target: float32, shape (m, d), of the target examples; m is 0 for a selector without a target.
+    """
+
+    rows: npt.NDArray[np.float32]
+    known: npt.NDArray[np.bool_]
+    target: npt.NDArray[np.float32]
+
+
+class VectorSelector(Selector):
+    """A selector that reads what the recipe's `embed:` model makes of each candidate.
+
+    A subclass implements `decide_with`; a row without a vector gets a decision and a reason too.
+    """
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns of the candidates that this selector needs: none, unless a subclass says so."""
+        return ()
+
+    @property
+    def target_file(self) -> str | None:
+        """The file of examples that the selector aims at, embedded as the candidates are; None for none."""
+        return None
+
+    @abstractmethod
+    def decide_with(self, candidates: pa.Table, vectors: Vectors, seed: int) -> Decisions:
+        """Decides for every candidate, as `decide` does, with their vectors."""
+
+    def decide(self, candidates: pa.Table, seed: int) -> Decisions:
+        """Refuses: this selector decides with vectors."""
+        raise TypeError(f"{self.name} decides with vectors: call decide_with")
 
 
 class Budget(BaseModel):
