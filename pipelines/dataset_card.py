@@ -19,6 +19,7 @@ import yaml
 from connectors.manifest import read_manifest
 from connectors.shards import parquet_files, write_text
 from pipelines.report import format_share, read_columns
+from pipelines.selectors.catalog import SELECTORS
 from scorers.catalog import SCORERS
 
 SIZES = (
@@ -30,17 +31,6 @@ SIZES = (
     (100_000_000, "10M<n<100M"),
     (1_000_000_000, "100M<n<1B"),
 )
-SELECTOR_SOURCES = {
-    "q_tuning": "Q-Tuning, [arXiv 2509.23873](https://arxiv.org/abs/2509.23873), applied once "
-    "before training where the paper prunes each batch",
-    "grape": "GRAPE, [arXiv 2502.04194](https://arxiv.org/abs/2502.04194)",
-    "perplexity_band": "perplexity band; its lowest band is POINTS, [arXiv 2409.04828](https://arxiv.org/abs/2409.04828)",
-    "donod": "DONOD, [arXiv 2504.14810](https://arxiv.org/abs/2504.14810), in the limit of small steps",
-    "top_k": "the best rows by one score",
-    "mixture": "the best rows by one score, with shares of the budget by source",
-    "threshold": "rows on one side of a fixed score",
-    "random": "a random sample, by a hash of seed and id",
-}
 COLUMNS = {
     "id": "unique per input row: source, file, row",
     "source": "name of the input in the recipe",
@@ -252,10 +242,16 @@ def _method_lines(recipe: Mapping[str, Any]) -> Iterator[str]:
             yield "diversification: D4 ([arXiv:2308.12284](https://arxiv.org/abs/2308.12284))"
     for name in recipe.get("score") or ():
         source = SCORERS[name].source if name in SCORERS else "no source on record"
-        yield f"score `{_inline(name)}`: {_inline(source)}"
+        yield f"score `{_inline(name)}`: {_cited(source)}"
     for step in recipe.get("select") or ():
         for name in step:
-            yield f"selection `{_inline(name)}`: {SELECTOR_SOURCES.get(name, 'no source on record')}"
+            source = SELECTORS[name].source if name in SELECTORS else "no source on record"
+            yield f"selection `{_inline(name)}`: {_cited(source)}"
+
+
+def _cited(source: str) -> str:
+    """A source with links to its papers."""
+    return re.sub(r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", _inline(source))
 
 
 def _limits(manifest: Mapping[str, Any]) -> str:

@@ -28,9 +28,10 @@ from pipelines.drops import DROP_SCHEMA, drop_files, drops_in
 from pipelines.ingest import bad_path
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
+from pipelines.scored import Files, files_by_unit, read_scored, scored_schema
 from pipelines.select import DECISION_FIELDS
 from pipelines.stages import StageResult, Workspace, run_stage
-from scorers.base import OUTPUT_COLUMNS, TOKEN_COLUMNS
+from scorers.base import TOKEN_COLUMNS, Output, output_column
 
 ROWS_PER_FILE = 65_536
 OUTPUTS = ("train", "dropped", "scores")
@@ -54,10 +55,12 @@ class EmitTask:
 
     file: str
     units: tuple[Unit, ...]
-    scores: tuple[str, ...]
+    scored: tuple[Files, ...]  # for each unit; empty when the recipe scores nothing
     drops: tuple[str, ...]
     decisions: str
     tokens: bool
+    weights: bool  # whether some selector weighs tokens
+    store: tuple[Output, ...]  # outputs of the model that the recipe publishes
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Layout:
     arrays: tuple[pa.Field, ...]
     decisions: tuple[pa.Field, ...]
     tokens: bool
+    weights: bool
 
     @property
     def train(self) -> pa.Schema:
@@ -81,6 +85,8 @@ class Layout:
         fields += self.decisions
         if self.tokens:
             fields += [pa.field("input_ids", pa.list_(pa.int32())), pa.field("labels", pa.list_(pa.int32()))]
+        if self.tokens and self.weights:
+            fields += [pa.field("token_weights", pa.list_(pa.float32()))]
         return pa.schema(fields)
 
     @property
@@ -96,15 +102,16 @@ class Layout:
 
 def layout_of(task: EmitTask) -> Layout:
     """The columns that this run's outputs have."""
-    scores = pq.read_schema(task.scores[0]) if task.scores else pa.schema([])
+    scores = scored_schema(task.scored[0]) if task.scored else pa.schema([])
     decisions = pq.read_schema(task.decisions)
-    known = {name for name, _ in DECISION_FIELDS} | {"token_keep"}
-    stored = any(name in OUTPUT_COLUMNS for name in scores.names)
+    known = {name for name, _ in DECISION_FIELDS} | {"token_keep", "token_weight"}
+    published = {"input_ids", "response_at", "token_nll", *map(output_column, task.store)}
     return Layout(
         scores=tuple(f for f in scores if f.name != "id" and f.name not in TOKEN_COLUMNS),
-        arrays=tuple(f for f in scores if f.name in TOKEN_COLUMNS) if stored else (),
+        arrays=tuple(f for f in scores if f.name in published) if task.store else (),
         decisions=tuple(f for f in decisions if f.name not in known),
         tokens=task.tokens,
+        weights=task.weights,
     )
 
 
@@ -129,7 +136,7 @@ class WriteOutputs(beam.DoFn):
                 for name, schema in schemas.items()
             }
             for index, unit in enumerate(task.units):
-                outputs = join_unit(unit, task, task.scores[index] if task.scores else None, layout)
+                outputs = join_unit(unit, task, task.scored[index] if task.scored else (), layout)
                 for name, table in outputs.items():
                     writers[name].write(table)
                 _count(counts, outputs, layout)
@@ -144,13 +151,13 @@ def _output_file(train_file: str, output: str) -> str:
     return train_file.replace("train-", f"{output}-", 1)
 
 
-def join_unit(unit: Unit, task: EmitTask, scores: str | None, layout: Layout) -> dict[str, pa.Table]:
+def join_unit(unit: Unit, task: EmitTask, files: Files, layout: Layout) -> dict[str, pa.Table]:
     """The rows of a unit, each in exactly one of `train` and `dropped`; `scores` holds the scored ones."""
     stop = unit.row_start + unit.rows
     examples = read_unit(unit)
     drops = drops_in(task.drops, unit)
     decisions = read_rows_between(task.decisions, unit.row_start, stop)
-    scored = pq.read_table(scores) if scores else None
+    scored = read_scored(files) if files else None
 
     if drops.num_rows + decisions.num_rows != unit.rows:
         raise ValueError(
@@ -194,10 +201,12 @@ def _train(
     columns = list(table.columns)
     if own is not None:
         columns += [own[field.name] for field in layout.scores]
-    columns += [pa.array(np.ones(table.num_rows, np.float32)), decided["reason"]]
+    columns += [decided["weight"], decided["reason"]]
     columns += [decided[field.name] for field in layout.decisions]
     if layout.tokens and own is not None:
         columns += list(_labelled(own, decided["token_keep"]))
+        if layout.weights:
+            columns.append(_weighed(own, decided["token_keep"], decided["token_weight"]))
     return pa.Table.from_arrays(columns, schema=layout.train)
 
 
@@ -214,6 +223,20 @@ def _labelled(scored: pa.Table, token_keep: pa.ChunkedArray) -> tuple[pa.Array, 
         own[at] = ids[at]
         labels.append(own)
     return scored["input_ids"], pa.array(labels, pa.list_(pa.int32()))
+
+
+def _weighed(scored: pa.Table, token_keep: pa.ChunkedArray, token_weight: pa.ChunkedArray) -> pa.Array:
+    """The weight of each token of the conversation: 0 outside responses and on pruned tokens."""
+    weights = []
+    rows = zip(scored["input_ids"], scored["response_at"], token_keep, token_weight, strict=True)
+    for input_ids, response_at, mask, given in rows:
+        at = response_at.values.to_numpy()
+        own = np.zeros(len(input_ids.values), np.float32)
+        own[at] = given.values.to_numpy() if given.is_valid else 1.0
+        if mask.is_valid:
+            own[at[~mask.values.to_numpy(zero_copy_only=False)]] = 0.0
+        weights.append(own)
+    return pa.array(weights, pa.list_(pa.float32()))
 
 
 def _dropped(
@@ -264,7 +287,7 @@ def _count(counts: dict[str, Any], outputs: dict[str, pa.Table], layout: Layout)
     counts["dropped"] += dropped.num_rows
     counts["dropped_reasons"].update(dropped["reason"].to_pylist())
     counts["stages"].update(dropped["stage"].to_pylist())
-    if layout.scores:
+    if "response_tokens" in train.column_names:
         response = pc.sum(train["response_tokens"]).as_py() or 0
         counts["tokens_kept"] += (pc.sum(train["prompt_tokens"]).as_py() or 0) + response
         labels = pc.list_flatten(train["labels"]) if layout.tokens else None
@@ -278,24 +301,27 @@ def emit(
     recipe: Recipe,
     units: Sequence[Unit],
     dropping: Sequence[StageResult],
-    scores: StageResult | None,
+    scored: Sequence[StageResult],
     selected: StageResult,
 ) -> StageResult:
     """Writes the output files of a run into the stage's folder; `publish` puts them in place."""
-    prunes = any(selector.prunes_tokens for selector in recipe.select)
-    tokens = scores is not None and (
-        recipe.emit.tokens == "always" or (recipe.emit.tokens == "auto" and prunes)
+    reads = any(selector.token_reads for selector in recipe.select)
+    tokens = bool(recipe.score) and (
+        recipe.emit.tokens == "always" or (recipe.emit.tokens == "auto" and reads)
     )
+    weights = any(selector.weighs_tokens for selector in recipe.select)
     groups = group_units(units, ROWS_PER_FILE)
-    score_of = dict(zip((unit.name for unit in units), scores.paths, strict=True)) if scores else {}
+    files = dict(zip((unit.name for unit in units), files_by_unit(scored, len(units)), strict=True))
     tasks = [
         EmitTask(
             f"train-{index:05d}-of-{len(groups):05d}.parquet",
             group,
-            tuple(score_of[unit.name] for unit in group) if scores else (),
+            tuple(files[unit.name] for unit in group) if scored else (),
             drop_files(dropping),
             selected.paths[0],
             tokens,
+            weights,
+            tuple(recipe.store),
         )
         for index, group in enumerate(groups)
     ]
@@ -303,10 +329,16 @@ def emit(
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = collection | "write outputs" >> beam.ParDo(WriteOutputs(folder, space.counts("emit")))
 
-    inputs = [stage for stage in (*dropping, scores, selected) if stage]
     total = sum(unit.rows for unit in units)
     return run_stage(
-        space, "emit", {"tokens": tokens}, inputs, tasks, build, total=total, summarise=_summarise
+        space,
+        "emit",
+        {"tokens": tokens, "weights": weights, "store": list(recipe.store)},
+        [*dropping, *scored, selected],
+        tasks,
+        build,
+        total=total,
+        summarise=_summarise,
     )
 
 

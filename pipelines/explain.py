@@ -198,7 +198,7 @@ def _decision_columns(row: dict[str, Any], manifest: dict[str, Any]) -> list[str
     return [
         f"  {name:<15} {value:.6g}" if isinstance(value, float) else f"  {name:<15} {value}"
         for name, value in row.items()
-        if name not in known and value is not None
+        if name not in known and value is not None and not isinstance(value, list)
     ]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from connectors.readers import InputSpec
 from pipelines.decontaminate.settings import DecontaminateSettings
 from pipelines.dedupe.settings import DedupeSettings
-from pipelines.selectors.base import Selector
+from pipelines.selectors.base import FIELD, Selector, VectorSelector
 from pipelines.selectors.catalog import parse_selector
-from scorers.catalog import SCORERS, columns_of
-from scorers.models.settings import ModelSettings
+from scorers.base import ROLES, Output, Role
+from scorers.catalog import SCORERS, columns_of, comparing, in_one_pass, stored_for
+from scorers.models.settings import EmbeddingSettings, ModelSettings
 
 
 class RecipeError(ValueError):
@@ -45,6 +47,30 @@ class EmitSettings(BaseModel):
     )
 
 
+@dataclass(frozen=True)
+class ModelPass:
+    """What one model does in a run.
+
+    Attributes:
+        role: "" for the target.
+        settings: The model.
+        scorers: Computed as it runs.
+        tokens: Whether token ids and per-token losses are stored.
+        outputs: Further outputs that are stored.
+    """
+
+    role: Role | typing.Literal[""]
+    settings: ModelSettings
+    scorers: tuple[str, ...]
+    tokens: bool
+    outputs: tuple[Output, ...]
+
+    @property
+    def stage(self) -> str:
+        """Name of its stage."""
+        return f"score-{self.role}" if self.role else "score"
+
+
 class Recipe(BaseModel):
     """One run, as written in a recipe file."""
 
@@ -62,6 +88,12 @@ class Recipe(BaseModel):
     dedupe: DedupeSettings = Field(default_factory=lambda: DedupeSettings(), description="duplicate removal")
     decontaminate: DecontaminateSettings | None = Field(
         None, description="drop rows that hold items of evaluation sets"
+    )
+    models: dict[Role, ModelSettings] = Field(
+        default_factory=dict, description="models that scorers compare the target with, by role"
+    )
+    embed: EmbeddingSettings | None = Field(
+        None, description="the embedding model, for selectors that read vectors"
     )
     score: tuple[str, ...] = Field((), description="scorers to compute, see `winnow methods`")
     store: tuple[StoredOutput, ...] = Field(
@@ -91,12 +123,30 @@ class Recipe(BaseModel):
         return tuple(dict.fromkeys(value))
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
+    def _models_fit(self) -> Self:
         if self.score and self.model is None:
             raise ValueError("`score:` needs a `model:` to score with, for example `model: {path: my/model}`")
+        if self.store and not self.score:
+            raise ValueError("`store:` needs a `model:` and at least one scorer in `score:`")
+        if self.emit.tokens == "always" and not self.score:
+            raise ValueError("emit.tokens: always needs a `model:` and at least one scorer in `score:`")
+        read = {role: scorer.name for scorer in comparing(self.score) for role in scorer.roles}
+        for role, name in read.items():
+            if role not in self.models:
+                raise ValueError(
+                    f"score: {name} compares the target with its {role} ({ROLES[role]}); "
+                    f"name it: `models: {{{role}: {{path: ...}}}}`"
+                )
+        for role in self.models:
+            if role not in read:
+                raise ValueError(f"models.{role}: no scorer in `score:` reads it; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _selectors_fit(self) -> Self:
         available = {column.name for column in columns_of(self.score)}
         for selector in self.select:
-            missing = [column for column in selector.reads if column not in available]
+            missing = [c for c in selector.reads if c not in available and not c.startswith(FIELD)]
             if missing:
                 raise ValueError(
                     f"select: {selector.name} reads {', '.join(missing)}, which nothing computes; "
@@ -106,27 +156,46 @@ class Recipe(BaseModel):
                 raise ValueError(
                     f"select: {selector.name} has keep_tokens, which needs a `model:` and a scorer"
                 )
-            if selector.prunes_tokens and not self.score:
+            if selector.token_reads and not self.score:
                 raise ValueError(
-                    f"select: {selector.name} prunes tokens, which needs a model and `score: [loss]`"
+                    f"select: {selector.name} reads tokens, which needs a model and `score: [loss]`"
                 )
-        if self.store and not self.score:
-            raise ValueError("`store:` needs a `model:` and at least one scorer in `score:`")
-        if self.emit.tokens == "always" and not self.score:
-            raise ValueError("emit.tokens: always needs a `model:` and at least one scorer in `score:`")
+            if isinstance(selector, VectorSelector) and self.embed is None:
+                raise ValueError(
+                    f"select: {selector.name} reads vectors; name the model: `embed: {{model: ...}}`"
+                )
         return self
 
     @property
     def stores_tokens(self) -> bool:
         """Whether token ids and per-token losses are kept with the scores."""
-        pruning = any(selector.prunes_tokens for selector in self.select)
-        return bool(self.score) and (self.emit.tokens == "always" or pruning)
+        read = any(selector.token_reads for selector in self.select) or bool(comparing(self.score))
+        return bool(self.score) and (self.emit.tokens == "always" or read)
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether any selector reads the embeddings of the candidates."""
+        return any(isinstance(selector, VectorSelector) for selector in self.select)
+
+    def passes(self) -> Iterator[ModelPass]:
+        """What each model computes and stores, the target first."""
+        if self.model is None or not self.score:
+            return
+        outputs = {*self.store, *_beside_losses(self.score, "")}
+        yield ModelPass("", self.model, in_one_pass(self.score), self.stores_tokens, tuple(sorted(outputs)))
+        for role, settings in sorted(self.models.items()):
+            yield ModelPass(role, settings, (), True, _beside_losses(self.score, role))
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out, as plain JSON."""
         plain = self.model_dump(mode="json", exclude={"select"})
         plain["select"] = [{s.name: s.model_dump(mode="json")} for s in self.select]
         return plain
+
+
+def _beside_losses(scorers: Iterable[str], model: Role | typing.Literal[""]) -> tuple[Output, ...]:
+    """What comparing scorers read of a model beside its log-probabilities, which are stored as losses."""
+    return tuple(output for output in stored_for(scorers, model) if output != "logprob")
 
 
 def _scorers_of(columns: Sequence[str]) -> set[str]:
@@ -200,13 +269,18 @@ def unknown_keys(model: type[BaseModel], value: Any, at: str = "") -> list[str]:
             continue
         inner = _model_in(field.annotation)
         if inner is not None:
-            items = [(f"{place}.", item)] if not isinstance(item, list) else _numbered(place, item)
+            items = _parts(place, item, typing.get_origin(field.annotation) is dict)
             problems += [problem for prefix, part in items for problem in unknown_keys(inner, part, prefix)]
     return problems
 
 
-def _numbered(place: str, items: list[Any]) -> list[tuple[str, Any]]:
-    return [(f"{place}.{index}.", item) for index, item in enumerate(items)]
+def _parts(place: str, item: Any, named: bool) -> list[tuple[str, Any]]:  # noqa: ANN401 - raw YAML
+    """The values to check in an item, each with its place: of a list, of a mapping of names, or itself."""
+    if isinstance(item, list):
+        return [(f"{place}.{index}.", part) for index, part in enumerate(item)]
+    if named and isinstance(item, dict):
+        return [(f"{place}.{name}.", part) for name, part in item.items()]
+    return [(f"{place}.", item)]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any annotation

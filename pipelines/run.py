@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,15 @@ from pipelines.ingest import TooManyBadRows, check_bad_rows, ingest
 from pipelines.progress import Progress
 from pipelines.recipe import Recipe, RecipeError, parse_recipe
 from pipelines.runner import RunnerChoice
-from pipelines.select import select
+from pipelines.select import Known, select
 from pipelines.stages import WORK, StageResult, Workspace, load_stage, prune_stages
+from scorers.base import ROLES
 
 DROPPING = ("decontaminate", "clusters", "semantic")
-STORED = ("ingest", "decontaminate", "signatures", "clusters", "embed", "similarity", "semantic", "score")
+STORED = (
+    "ingest", "decontaminate", "signatures", "clusters", "embed", "similarity", "semantic", "vectors",
+    "score", *(f"score-{role}" for role in ROLES), "compare",
+)  # fmt: skip
 PUBLISHED = ("train", "dropped", "bad_rows", "scores", "report.html", "README.md", "manifest.json")
 
 
@@ -85,21 +89,15 @@ def run(
     space = Workspace(out.resolve(), runner, progress)
     with _sole_user(space.work):
         began = time.monotonic()
-        model = _model_identity(recipe)
+        models = _model_identities(recipe)
         ingested, inputs = ingest(space, recipe, limit)
         _report(progress, ingested)
         _check_readable(space, ingested, recipe)
         units = plan_units(ingested.paths)
         stages = [ingested, *_drop(space, recipe, units, ingested)]
-        if model is not None:
-            from pipelines.score import score, utilisation  # loads torch; a run without a model does not
-
-            scored = score(space, recipe, model, units, ingested, _dropping(stages))
-            stages.append(scored)
-            _report(progress, scored)
-            if scored.rate and not scored.reused and runner.is_local and scored.stats["tokens"]:
-                progress.say(f"{'':<10}  {utilisation(scored, model, runner.threads * runner.workers)}")
-        described = {"inputs": inputs, "models": [model] if model else [], "limit": limit}
+        stages += _embed(space, recipe, units, stages)
+        stages += _score(space, recipe, units, stages, models)
+        described = {"inputs": inputs, "models": models, "limit": limit}
         return _decide_and_publish(space, recipe, stages, units, described, began)
 
 
@@ -139,13 +137,59 @@ def _dropping(stages: Sequence[StageResult]) -> list[StageResult]:
     return [stage for stage in stages if stage.name in DROPPING]
 
 
-def _model_identity(recipe: Recipe) -> dict[str, Any] | None:
-    """What identifies the model, None if nothing is scored; a model that is not there fails at once."""
-    if recipe.model is None or not recipe.score:
-        return None
+def _model_identities(recipe: Recipe) -> list[dict[str, Any]]:
+    """What identifies each model of the recipe, the target first; a model that is not there fails at once."""
+    passes = list(recipe.passes())
+    if not passes:
+        return []
     from scorers.models.loading import fingerprint
 
-    return dict(fingerprint(recipe.model))
+    return [{**({"role": one.role} if one.role else {}), **fingerprint(one.settings)} for one in passes]
+
+
+def _embed(
+    space: Workspace, recipe: Recipe, units: Sequence[Unit], stages: Sequence[StageResult]
+) -> list[StageResult]:
+    """The stage of vectors for selectors; those of semantic duplicates serve, if the model is the same."""
+    if recipe.embed is None or not recipe.reads_vectors:
+        return []
+    if recipe.dedupe.semantic is not None and recipe.dedupe.semantic.model == recipe.embed:
+        return []
+    from pipelines.embed import embed_rows
+
+    stage = embed_rows(space, recipe.embed, units, stages[:1], _dropping(stages), name="vectors")
+    _report(space.progress, stage)
+    return [stage]
+
+
+def _score(
+    space: Workspace,
+    recipe: Recipe,
+    units: Sequence[Unit],
+    stages: Sequence[StageResult],
+    models: Sequence[dict[str, Any]],
+) -> list[StageResult]:
+    """The stages of the models, the target's first, and of the scores that compare them."""
+    passes = list(recipe.passes())
+    if not passes:
+        return []
+    from pipelines.score import score, utilisation  # loads torch; a run without a model does not
+
+    scored: list[StageResult] = []
+    for one, model in zip(passes, models, strict=True):
+        stage = score(space, one, model, units, stages[0], _dropping(stages))
+        scored.append(stage)
+        _report(space.progress, stage)
+        if stage.rate and not stage.reused and space.runner.is_local and stage.stats["tokens"]:
+            cores = space.runner.threads * space.runner.workers
+            space.progress.say(f"{'':<10}  {utilisation(stage, model, cores)}")
+    if recipe.models:
+        from pipelines.compare import compare_models
+
+        others = {one.role: stage for one, stage in zip(passes, scored, strict=True) if one.role}
+        scored.append(compare_models(space, recipe.score, scored[0], others))
+        _report(space.progress, scored[-1])
+    return scored
 
 
 def _check_readable(space: Workspace, ingested: StageResult, recipe: Recipe) -> None:
@@ -169,10 +213,10 @@ def _decide_and_publish(
     began: float,
 ) -> Finished:
     by_name = {stage.name: stage for stage in stages}
-    dropping, scores = _dropping(stages), by_name.get("score")
-    selected = select(space, recipe, units, dropping, scores)
+    dropping, known = _dropping(stages), _known(by_name)
+    selected = select(space, recipe, units, dropping, known)
     _report(space.progress, selected)
-    emitted = emit(space, recipe, units, dropping, scores, selected)
+    emitted = emit(space, recipe, units, dropping, known.scored, selected)
     _report(space.progress, emitted)
     stages = [*stages, selected, emitted]
     manifest = _manifest(recipe, stages, described, time.monotonic() - began)
@@ -181,6 +225,16 @@ def _decide_and_publish(
     _describe(space.out, manifest)
     prune_stages(space, stages)
     return Finished(space.out, manifest)
+
+
+def _known(by_name: Mapping[str, StageResult]) -> Known:
+    """What the finished stages know of the candidates."""
+    roles: dict[str, str] = {"": "score"} | {role: f"score-{role}" for role in ROLES}
+    return Known(
+        scored=tuple(by_name[name] for name in ("score", "compare") if name in by_name),
+        tokens={role: by_name[name] for role, name in roles.items() if name in by_name},
+        embedded=by_name.get("vectors") or by_name.get("embed"),
+    )
 
 
 def _describe(out: Path, manifest: dict[str, Any]) -> None:

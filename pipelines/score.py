@@ -20,7 +20,7 @@ from apache_beam.ml.inference.base import RunInference
 from connectors.shards import Unit, read_stats, read_unit, write_parquet
 from pipelines.drops import drop_files, left_mask, rows_left
 from pipelines.progress import ProgressCounter
-from pipelines.recipe import Recipe
+from pipelines.recipe import ModelPass
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.models.columns import scores_schema
 from scorers.models.handler import CausalLMHandler, ScoredBatch, ScoringBatch
@@ -71,7 +71,7 @@ class WriteScores(beam.DoFn):
 
 def score(
     space: Workspace,
-    recipe: Recipe,
+    run: ModelPass,
     model: dict[str, Any],
     units: Sequence[Unit],
     ingested: StageResult,
@@ -81,7 +81,7 @@ def score(
 
     Args:
         space: The run's workspace.
-        recipe: The recipe; it names a model.
+        run: The model, and what it computes and stores.
         model: The model's fingerprint.
         units: The pieces of work.
         ingested: The stage that made the units.
@@ -90,19 +90,17 @@ def score(
     Raises:
         NothingScored: If there were rows and not one got scores.
     """
-    if recipe.model is None:
-        raise ValueError("score: the recipe names no model")
     drops = drop_files(dropping)
     tasks = [ScoreTask(f"scores-{unit.name}.parquet", unit, drops) for unit in units]
     handler = CausalLMHandler(
-        recipe.model,
-        recipe.score,
-        store_tokens=recipe.stores_tokens,
-        store_outputs=recipe.store,
+        run.settings,
+        run.scorers,
+        store_tokens=run.tokens,
+        store_outputs=run.outputs,
         threads=space.runner.threads,
-        on_rows=ProgressCounter(space.counts("score")),
+        on_rows=ProgressCounter(space.counts(run.stage)),
     )
-    schema = scores_schema(recipe.score, recipe.stores_tokens, recipe.store)
+    schema = scores_schema(run.scorers, run.tokens, run.outputs)
 
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = (
@@ -116,28 +114,28 @@ def score(
     identity = {k: v for k, v in model.items() if k != "name" or model["revision"]}
     settings = {
         "model": identity,
-        "settings": recipe.model.model_dump(mode="json", exclude={"path", "device"}),
-        "score": list(recipe.score),
-        "tokens": recipe.stores_tokens,
-        "store": list(recipe.store),
+        "settings": run.settings.model_dump(mode="json", exclude={"path", "device"}),
+        "score": list(run.scorers),
+        "tokens": run.tokens,
+        "store": list(run.outputs),
     }
     total = rows_left(units, dropping)
     stage = run_stage(
         space,
-        "score",
+        run.stage,
         settings,
         [ingested, *dropping],
         tasks,
         build,
         total=total,
         summarise=_summarise,
-        parallel=model["device"] == "cpu" or _one_each(recipe.model),
+        parallel=model["device"] == "cpu" or _one_each(run.settings),
     )
     if stage.stats["rows"] and not stage.stats["status"].get("ok"):
         counts = ", ".join(f"{count:,} {status}" for status, count in stage.stats["status"].items())
         messages = "".join(f"\n  {count:,} rows: {text}" for text, count in stage.stats["message"].items())
         raise NothingScored(
-            f"{recipe.model.path} scored none of {stage.stats['rows']:,} rows ({counts}). "
+            f"{run.settings.path} scored none of {stage.stats['rows']:,} rows ({counts}). "
             "overflow: raise max_tokens or set on_overflow: keep; template_error: try chat_template: plain."
             f"{messages}"
         )

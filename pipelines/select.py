@@ -1,14 +1,15 @@
 """Stage select: one decision with a reason for every example that no stage before dropped.
 
-All selectors see narrow columns only (id, source, group, counts, scores), so deciding is one task in one
-process. Texts and token ids stay in the shards.
+All selectors see narrow columns only (id, source, group, counts, scores, and the fields of the input that a
+selector names), so deciding is one task in one process. Texts stay in the shards; token ids, losses and
+vectors are read for the rows that a selector asks for.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from connectors.manifest import file_hash
 from connectors.shards import ShardWriter, Unit, read_unit
 from pipelines.drops import drop_files, left_mask, rows_left
 from pipelines.recipe import Recipe
-from pipelines.selectors.base import Selector
+from pipelines.scored import Files, files_by_unit, read_scored, scored_schema
+from pipelines.selectors.base import (
+    FIELD,
+    Decisions,
+    Selector,
+    TokenArrays,
+    Vectors,
+    VectorSelector,
+)
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.base import TOKEN_COLUMNS
+from scorers.models.settings import EmbeddingSettings
 
 KEPT_BY_ALL = "kept: no selector in the recipe"
 CHUNK = 65_536
@@ -35,6 +46,7 @@ DECISION_FIELDS = [
     ("stage", pa.string()),  # where a dropped row was dropped: "score" or "select"
     ("selector", pa.string()),  # the last selector that saw the row
     ("reason", pa.string()),
+    ("weight", pa.float32()),
 ]
 
 
@@ -49,6 +61,8 @@ class Decided:
         reason: Countable reason; object, (n,).
         columns: Decision columns of the selectors, null where a selector did not see the row.
         masks: Candidate index → which response tokens to train on, for rows that lose tokens.
+        weights: Weight of each row in training, float64, (n,): the product over the selectors.
+        token_weights: Candidate index → weight of each response token, for rows that have such.
     """
 
     keep: npt.NDArray[np.bool_]
@@ -57,10 +71,16 @@ class Decided:
     reason: npt.NDArray[np.object_]
     columns: dict[str, pa.Array]
     masks: dict[int, npt.NDArray[np.bool_]]
+    weights: npt.NDArray[np.float64]
+    token_weights: dict[int, npt.NDArray[np.float32]]
 
 
 def decide(
-    candidates: pa.Table, selectors: Sequence[Selector], seed: int, tokens: TokenReader | None = None
+    candidates: pa.Table,
+    selectors: Sequence[Selector],
+    seed: int,
+    tokens: TokenReader | None = None,
+    vectors: VectorReader | None = None,
 ) -> Decided:
     """Applies selectors one after the other; each sees what the one before kept.
 
@@ -70,7 +90,8 @@ def decide(
         candidates: The table described in pipelines/selectors/base.py, in id order.
         selectors: What the recipe lists under `select:`.
         seed: The recipe's seed.
-        tokens: Reads per-token losses of given candidates; needed when a selector prunes tokens.
+        tokens: Reads what is stored of each token; needed when a selector reads tokens.
+        vectors: Reads embeddings; needed when a selector reads vectors.
     """
     count = candidates.num_rows
     decided = Decided(
@@ -80,13 +101,23 @@ def decide(
         reason=np.full(count, KEPT_BY_ALL, object),
         columns={},
         masks={},
+        weights=np.ones(count),
+        token_weights={},
     )
     alive = np.arange(count)
     if "status" in candidates.column_names:
         alive = _drop_unscored(candidates, decided)
     for selector in selectors:
-        alive = _apply(selector, candidates, alive, seed, decided, tokens)
+        table = candidates.take(pa.array(alive))
+        decisions = _decisions(selector, table, alive, seed, vectors)
+        _record(selector, decisions, alive, decided)
+        if selector.token_reads:
+            if tokens is None:
+                raise ValueError(f"{selector.name} reads tokens, but none were stored")
+            _record_tokens(selector, table, decisions, alive, tokens, decided)
+        alive = alive[decisions.keep]
     decided.masks = {row: mask for row, mask in decided.masks.items() if decided.keep[row]}
+    decided.token_weights = {row: own for row, own in decided.token_weights.items() if decided.keep[row]}
     return decided
 
 
@@ -99,34 +130,58 @@ def _drop_unscored(candidates: pa.Table, decided: Decided) -> npt.NDArray[np.int
     return np.flatnonzero(~lost)
 
 
-def _apply(
+def _decisions(
     selector: Selector,
-    candidates: pa.Table,
+    table: pa.Table,
     alive: npt.NDArray[np.int64],
     seed: int,
-    decided: Decided,
-    tokens: TokenReader | None,
-) -> npt.NDArray[np.int64]:
-    table = candidates.take(pa.array(alive))
-    decisions = selector.decide(table, seed)
+    vectors: VectorReader | None,
+) -> Decisions:
+    if isinstance(selector, VectorSelector):
+        if vectors is None:
+            raise ValueError(f"{selector.name} reads vectors, but none were stored")
+        decisions = selector.decide_with(table, vectors.read(alive, selector.target_file), seed)
+    else:
+        decisions = selector.decide(table, seed)
     if len(decisions.keep) != len(alive) or len(decisions.reason) != len(alive):
         raise ValueError(f"{selector.name}: {len(decisions.keep)} decisions for {len(alive)} candidates")
+    return decisions
+
+
+def _record(selector: Selector, decisions: Decisions, alive: npt.NDArray[np.int64], decided: Decided) -> None:
     lost = alive[~decisions.keep]
     decided.keep[lost] = False
     decided.stage[lost] = "select"
     decided.selector[alive] = selector.name
     decided.reason[alive] = decisions.reason
     for name, values in decisions.columns.items():
-        decided.columns[name] = _spread(values, alive, candidates.num_rows)
+        decided.columns[name] = _spread(values, alive, len(decided.keep))
+    if decisions.weights is not None:
+        if not (np.isfinite(decisions.weights) & (decisions.weights >= 0)).all():
+            raise ValueError(f"{selector.name}: a weight is negative or not finite")
+        decided.weights[alive] *= decisions.weights
+
+
+def _record_tokens(
+    selector: Selector,
+    table: pa.Table,
+    decisions: Decisions,
+    alive: npt.NDArray[np.int64],
+    tokens: TokenReader,
+    decided: Decided,
+) -> None:
+    def read(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, TokenArrays]]:
+        return tokens.read(alive[rows], rows, selector.token_reads)
+
     if decisions.prune_tokens is not None and decisions.prune_tokens.any():
-        if tokens is None:
-            raise ValueError(f"{selector.name} prunes tokens, but no per-token losses were stored")
-        pruned = np.flatnonzero(decisions.prune_tokens)
-        read = functools.partial(tokens.read, alive[pruned], pruned)
         for index, mask in selector.token_masks(table, decisions, read):
             row = int(alive[index])
             decided.masks[row] = mask & decided.masks[row] if row in decided.masks else mask
-    return alive[decisions.keep]
+    if decisions.weigh_tokens is not None and decisions.weigh_tokens.any():
+        for index, weights in selector.token_weights(table, decisions, read):
+            row = int(alive[index])
+            before = decided.token_weights.get(row)
+            decided.token_weights[row] = weights if before is None else before * weights
 
 
 def _spread(values: pa.Array, at: npt.NDArray[np.int64], count: int) -> pa.Array:
@@ -140,26 +195,79 @@ def _spread(values: pa.Array, at: npt.NDArray[np.int64], count: int) -> pa.Array
 
 @dataclass(frozen=True)
 class TokenReader:
-    """Reads per-token losses of candidates from the score files, one file at a time.
+    """Reads what is stored of each token of candidates, one file at a time.
 
     Attributes:
-        paths: The score files, in row order.
+        paths: The score files of each model by its role ("" is the target), in row order.
         starts: Candidate index of the first row of each, shape (files + 1,).
     """
 
-    paths: tuple[str, ...]
+    paths: Mapping[str, tuple[str, ...]]
     starts: npt.NDArray[np.int64]
 
     def read(
-        self, rows: npt.NDArray[np.int64], names: npt.NDArray[np.int64]
-    ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """Yields (name, losses in nats) for candidates `rows` (ascending), each under its own of `names`."""
+        self, rows: npt.NDArray[np.int64], names: npt.NDArray[np.int64], reads: Sequence[str]
+    ) -> Iterator[tuple[int, TokenArrays]]:
+        """Yields (name, arrays) for candidates `rows` (ascending), each under its own of `names`.
+
+        Args:
+            rows: Candidate indices; rows that have scores.
+            names: Under which the candidates are given.
+            reads: As `Selector.token_reads` says.
+        """
         file_of = np.searchsorted(self.starts, rows, side="right") - 1
         for file in np.unique(file_of):
             chosen = file_of == file
-            column = pq.read_table(self.paths[file], columns=["token_nll"])["token_nll"].combine_chunks()
-            for row, name in zip(rows[chosen] - self.starts[file], names[chosen], strict=True):
-                yield int(name), column[int(row)].values.to_numpy(zero_copy_only=False)
+            columns = {read: self._column(int(file), read) for read in reads}
+            for row, name in zip((rows[chosen] - self.starts[file]).tolist(), names[chosen], strict=True):
+                yield int(name), {read: column(row) for read, column in columns.items()}
+
+    def _column(self, file: int, read: str) -> Callable[[int], npt.NDArray[Any]]:
+        role, _, name = read.rpartition(".")
+        path = self.paths[role][file]
+        if name == "token_ids":
+            table = pq.read_table(path, columns=["input_ids", "response_at"])
+            ids, at = (table[column].combine_chunks() for column in table.column_names)
+            return lambda row: np.asarray(ids[row].values)[np.asarray(at[row].values)]
+        lists = pq.read_table(path, columns=[name])[name].combine_chunks()
+        return lambda row: np.asarray(lists[row].values)
+
+
+@dataclass(frozen=True)
+class VectorReader:
+    """Reads the embeddings of candidates, and embeds the files that selectors aim at.
+
+    Attributes:
+        paths: Files of the embed stage, in row order.
+        rows: Global row number of each candidate.
+        settings: The embedding model.
+    """
+
+    paths: tuple[str, ...]
+    rows: npt.NDArray[np.int64]
+    settings: EmbeddingSettings
+
+    def read(self, candidates: npt.NDArray[np.int64], target: str | None) -> Vectors:
+        """The vectors of some candidates, and of the examples of a file.
+
+        Raises:
+            ValueError: If the file cannot be read, or holds no example that can be embedded.
+        """
+        from pipelines.embed import EmbeddedRows, embed_file  # loads torch, which other selectors do not need
+
+        embedded = EmbeddedRows(self.paths)
+        wanted = self.rows[candidates]
+        at = np.searchsorted(embedded.rows, wanted)
+        known = np.zeros(len(wanted), np.bool_)
+        inside = at < len(embedded)
+        known[inside] = embedded.rows[at[inside]] == wanted[inside]
+        found = embedded.vectors(at[known])
+        rows = np.zeros((len(wanted), found.shape[1]), np.float32)
+        rows[known] = found
+        aims = np.zeros((0, rows.shape[1]), np.float32)
+        if target is not None:
+            aims = embed_file(target, self.settings)
+        return Vectors(rows, known, aims)
 
 
 @dataclass(frozen=True)
@@ -169,7 +277,10 @@ class SelectTask:
     file: str
     units: tuple[Unit, ...]
     drops: tuple[str, ...]
-    scores: tuple[str, ...]  # one file for each unit; empty when the recipe scores nothing
+    scored: tuple[Files, ...]  # for each unit; empty when the recipe scores nothing
+    tokens: dict[str, tuple[str, ...]]  # score files by the role of the model
+    embeddings: tuple[str, ...]
+    embed: EmbeddingSettings | None
     selectors: tuple[Selector, ...]
     seed: int
 
@@ -182,12 +293,14 @@ class Decide(beam.DoFn):
 
     def process(self, task: SelectTask) -> Iterator[str]:
         """Yields the name of the finished file."""
-        candidates, rows, starts = gather(task.units, task.drops, task.scores)
-        tokens = TokenReader(task.scores, starts) if task.scores else None
-        decided = decide(candidates, task.selectors, task.seed, tokens)
+        fields = sorted({name for selector in task.selectors for name in selector.reads if is_field(name)})
+        candidates, rows, starts = gather(task.units, task.drops, task.scored, fields)
+        tokens = TokenReader(task.tokens, starts) if task.tokens else None
+        vectors = VectorReader(task.embeddings, rows, task.embed) if task.embed and task.embeddings else None
+        decided = decide(candidates, task.selectors, task.seed, tokens, vectors)
         schema = pa.schema(
             [*DECISION_FIELDS, *((name, column.type) for name, column in sorted(decided.columns.items()))]
-            + [("token_keep", pa.list_(pa.bool_()))]
+            + [("token_keep", pa.list_(pa.bool_())), ("token_weight", pa.list_(pa.float32()))]
         )
         with ShardWriter(Path(self.folder) / task.file, schema) as writer:
             for table in _decision_tables(decided, candidates["id"], rows, schema):
@@ -201,7 +314,9 @@ def _decision_tables(
 ) -> Iterator[pa.Table]:
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
-        masks = [decided.masks.get(row) for row in range(start, min(start + CHUNK, len(rows)))]
+        numbers = range(start, min(start + CHUNK, len(rows)))
+        masks = [decided.masks.get(row) for row in numbers]
+        token_weights = [decided.token_weights.get(row) for row in numbers]
         arrays = [
             pa.array(rows[part]),
             ids[part].combine_chunks(),
@@ -209,16 +324,27 @@ def _decision_tables(
             pa.array(decided.stage[part], pa.string()),
             pa.array(decided.selector[part], pa.string()),
             pa.array(decided.reason[part], pa.string()),
+            pa.array(decided.weights[part], pa.float32()),
             *(column.slice(start, CHUNK) for _, column in sorted(decided.columns.items())),
             pa.array(masks, pa.list_(pa.bool_())),
+            pa.array(token_weights, pa.list_(pa.float32())),
         ]
         yield pa.Table.from_arrays(arrays, schema=schema)
 
 
 def gather(
-    units: Iterable[Unit], drops: Sequence[str], scores: Sequence[str]
+    units: Iterable[Unit],
+    drops: Sequence[str],
+    scored: Sequence[Files],
+    fields: Sequence[str] = (),
 ) -> tuple[pa.Table, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The candidates: every example that no stage before dropped, with its scores.
+
+    Args:
+        units: All examples.
+        drops: Files of dropped rows.
+        scored: The files of scores of each unit; none at all where the recipe scores nothing.
+        fields: Fields of the input to add, as "extra.NAME".
 
     Returns:
         The table, the global row number of each candidate, and the candidate index at which each unit starts
@@ -228,25 +354,84 @@ def gather(
         ValueError: If a score file does not hold exactly the unit's rows.
     """
     tables, rows, starts = [], [], [0]
+    columns = ["id", "source", "group", *(["extra"] if fields else [])]
+    found: dict[str, list[Any]] = {name: [] for name in fields}
     for index, unit in enumerate(units):
         left = left_mask(drops, unit)
-        table = read_unit(unit, ["id", "source", "group"]).filter(pa.array(left))
+        table = read_unit(unit, columns).filter(pa.array(left))
         rows.append(unit.row_start + np.flatnonzero(left))
         starts.append(starts[-1] + table.num_rows)
-        if scores:
-            names = [n for n in pq.read_schema(scores[index]).names if n not in TOKEN_COLUMNS]
-            scored = pq.read_table(scores[index], columns=names)
-            if not scored["id"].equals(table["id"]):
-                raise ValueError(
-                    f"{scores[index]}: its ids are not those of unit {unit.name}; delete it and run again"
-                )
-            for name in names[1:]:
-                table = table.append_column(name, scored[name])
-        tables.append(table)
+        if fields:
+            add_fields(found, table["extra"])
+            table = table.drop_columns(["extra"])
+        if scored:
+            tables.append(_with_scores(table, unit, scored[index]))
+        else:
+            tables.append(table)
     if not tables:
         empty = pa.table({name: pa.array([], pa.string()) for name in ("id", "source", "group")})
         return empty, np.zeros(0, np.int64), np.zeros(1, np.int64)
-    return pa.concat_tables(tables).combine_chunks(), np.concatenate(rows), np.array(starts, np.int64)
+    merged = pa.concat_tables(tables)
+    for name, values in found.items():
+        merged = merged.append_column(name, field_column(values))
+    return merged.combine_chunks(), np.concatenate(rows), np.array(starts, np.int64)
+
+
+def _with_scores(table: pa.Table, unit: Unit, files: Files) -> pa.Table:
+    names = [name for name in scored_schema(files).names if name not in TOKEN_COLUMNS]
+    own = read_scored(files, names)
+    if not own["id"].equals(table["id"]):
+        raise ValueError(f"{files[0]}: its ids are not those of unit {unit.name}; delete it and run again")
+    for name in names[1:]:
+        table = table.append_column(name, own[name])
+    return table
+
+
+def is_field(column: str) -> bool:
+    """Whether a column that a selector reads is a field of the input."""
+    return column.startswith(FIELD)
+
+
+def add_fields(found: Mapping[str, list[Any]], extras: pa.ChunkedArray) -> None:
+    """Appends the values of fields to their lists, one for each row; None where a row has no such field."""
+    for text in extras.to_pylist():
+        extra = json.loads(text) if text else {}
+        for name, values in found.items():
+            values.append(extra.get(name.removeprefix(FIELD)))
+
+
+def field_column(values: Sequence[Any]) -> pa.Array:
+    """A field of the input as a column: numbers if all are numbers or booleans, else texts.
+
+    Example:
+        >>> field_column([True, None, 0.5]).to_pylist(), field_column([1, "a", ["b"]]).to_pylist()
+        ([1.0, None, 0.5], ['1', 'a', '["b"]'])
+    """
+    if all(isinstance(value, int | float | None) for value in values):
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    texts = [v if isinstance(v, str | None) else json.dumps(v, ensure_ascii=False) for v in values]
+    return pa.array(texts, pa.string())
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the stages before know of the candidates.
+
+    Attributes:
+        scored: Stages of columns for each candidate: score, compare, check.
+        tokens: Score stages by the role of their model, "" for the target's.
+        embedded: The stage of embeddings.
+    """
+
+    scored: tuple[StageResult, ...] = ()
+    tokens: Mapping[str, StageResult] = field(default_factory=dict)
+    embedded: StageResult | None = None
+
+    @property
+    def stages(self) -> list[StageResult]:
+        """All of them, each once."""
+        every = [*self.scored, *self.tokens.values(), *([self.embedded] if self.embedded else [])]
+        return list({stage.key: stage for stage in every}.values())
 
 
 def select(
@@ -254,14 +439,19 @@ def select(
     recipe: Recipe,
     units: Sequence[Unit],
     dropping: Sequence[StageResult],
-    scores: StageResult | None,
+    known: Known,
 ) -> StageResult:
     """Decides on every candidate with the recipe's selectors."""
+    reads_tokens = any(selector.token_reads for selector in recipe.select)
+    embedded = known.embedded if recipe.reads_vectors else None
     task = SelectTask(
         "decisions.parquet",
         tuple(units),
         drop_files(dropping),
-        tuple(scores.paths) if scores else (),
+        tuple(files_by_unit(known.scored, len(units))) if known.scored else (),
+        {role: tuple(stage.paths) for role, stage in known.tokens.items()} if reads_tokens else {},
+        tuple(embedded.paths) if embedded else (),
+        recipe.embed if embedded else None,
         tuple(recipe.select),
         recipe.seed,
     )
@@ -269,14 +459,18 @@ def select(
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = collection | "decide" >> beam.ParDo(Decide(folder))
 
-    settings: dict[str, Any] = {"select": recipe.resolved()["select"], "seed": recipe.seed}
+    targets = [s.target_file for s in recipe.select if isinstance(s, VectorSelector) and s.target_file]
+    settings: dict[str, Any] = {
+        "select": recipe.resolved()["select"],
+        "seed": recipe.seed,
+        "targets": [file_hash(path) for path in targets],
+    }
     total = rows_left(units, dropping)
-    inputs = [*dropping, scores] if scores else list(dropping)
     return run_stage(
         space,
         "select",
         settings,
-        inputs,
+        [*dropping, *known.stages],
         [task],
         build,
         total=total,

@@ -4,6 +4,9 @@ A scorer never sees the model. The *plan* is the union of the needs of all score
 view runs once per batch however many scorers read it. A view is the response tokens in a context:
 `conditional` after its prompt, `direct` with no prompt before them. An output is a number for each of those
 tokens, kept *ragged* (all rows end to end in one array, with offsets), or an array for each row.
+
+Most scorers read the target model alone. One that compares it with another model names that model's *role*;
+it is computed from what both models stored, so the target is not run again when the other one changes.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ TokenOutput = Literal[
 RowOutput = Literal["grad_norm", "hidden_mean", "hidden_last", "next_logprob"]
 Output = TokenOutput | RowOutput
 Better = Literal["higher", "lower", "neither"]
+Role = Literal["reference", "base", "previous"]
 RowValues = npt.NDArray[np.float64]
 """One value per row, shape (rows,); NaN means *cannot be computed* and is stored as null."""
 
@@ -68,6 +72,14 @@ ROW_OUTPUTS: dict[Output, str] = {
 """Outputs that are one array for each row."""
 
 
+ROLES: dict[Role, str] = {
+    "reference": "the target's base, tuned on data known to be good",
+    "base": "the model that the target was fine-tuned from",
+    "previous": "an earlier checkpoint of the target: an epoch, or a version, before",
+}
+"""Models beside the target that a scorer may compare it with; all share the target's tokenizer."""
+
+
 def output_column(output: Output) -> str:
     """The column in which an output is stored as it is."""
     return f"token_{output}" if output in TOKEN_OUTPUTS else output
@@ -86,11 +98,13 @@ class Need:
         view: The view.
         output: A key of TOKEN_OUTPUTS or ROW_OUTPUTS.
         tokens: Of next_logprob: texts that are one token each for the model's tokenizer.
+        model: Whose output it is: a key of ROLES, "" for the target.
     """
 
     view: View
     output: Output
     tokens: tuple[str, ...] = ()
+    model: Role | Literal[""] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +165,11 @@ class Scorer:
     needs: tuple[Need, ...]
     score: Callable[[Outputs], dict[str, RowValues]]
     source: str
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The models beside the target that it reads, sorted; none for most scorers."""
+        return tuple(sorted({need.model for need in self.needs if need.model}))
 
 
 def row_means(tokens: TokenValues) -> RowValues:

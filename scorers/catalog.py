@@ -4,12 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Literal
 
-from scorers import donod, el2n, entropy, ifd, loss, top1_agreement
-from scorers.base import Column, Need, Output, Scorer
+from scorers import (
+    dft,
+    donod,
+    el2n,
+    entropy,
+    glow,
+    ifd,
+    loss,
+    mistake_log,
+    muscle,
+    novelty,
+    rho1,
+    top1_agreement,
+)
+from scorers.base import Column, Need, Output, Role, Scorer
 
 SCORERS: dict[str, Scorer] = {
-    module.SCORER.name: module.SCORER for module in (loss, entropy, top1_agreement, ifd, el2n, donod)
+    module.SCORER.name: module.SCORER
+    for module in (
+        loss,
+        entropy,
+        top1_agreement,
+        ifd,
+        el2n,
+        donod,
+        dft,
+        rho1,
+        novelty,
+        glow,
+        muscle,
+        mistake_log,
+    )  # fmt: skip
 }
 
 
@@ -40,7 +68,7 @@ def columns_of(names: Iterable[str]) -> tuple[Column, ...]:
 def plan(
     names: Iterable[str], store_tokens: bool = False, store_outputs: Iterable[Output] = ()
 ) -> tuple[Need, ...]:
-    """The union of what these scorers need, sorted; each view in it is one pass of the model.
+    """The union of what these scorers need of the target's pass, sorted; each view in it is one pass.
 
     Args:
         names: Names of scorers.
@@ -51,11 +79,27 @@ def plan(
         >>> [f"{need.view} {need.output}" for need in plan(["ifd", "loss", "entropy"])]
         ['conditional entropy', 'conditional logprob', 'direct logprob']
     """
-    needs = {need for scorer in resolve(names) for need in scorer.needs}
+    needs = {need for scorer in resolve(in_one_pass(names)) for need in scorer.needs}
     needs |= {Need("conditional", output) for output in store_outputs}
     if store_tokens:
         needs.add(loss.RESPONSE_LOGPROBS)
     return tuple(sorted(needs))
+
+
+def in_one_pass(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the scorers that read the target model alone, computed as it runs."""
+    return tuple(scorer.name for scorer in resolve(names) if not scorer.roles)
+
+
+def comparing(names: Iterable[str]) -> tuple[Scorer, ...]:
+    """Those of the scorers that read another model too, computed from what both stored."""
+    return tuple(scorer for scorer in resolve(names) if scorer.roles)
+
+
+def stored_for(names: Iterable[str], model: Role | Literal[""]) -> tuple[Output, ...]:
+    """The outputs of a model that comparing scorers read, sorted; "" is the target."""
+    needs = (need for scorer in comparing(names) for need in scorer.needs)
+    return tuple(sorted({need.output for need in needs if need.model == model}))
 
 
 def views_of(needs: Sequence[Need]) -> tuple[str, ...]:

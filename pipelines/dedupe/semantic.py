@@ -9,7 +9,7 @@ semantic duplicate; it stays, and is counted.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +20,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from apache_beam.ml.inference.base import RunInference
 
-from connectors.shards import Unit, read_stats, read_unit, write_arrow, write_parquet
-from pipelines.dedupe.embedded_rows import EmbeddedRows, mapped, sample
+from connectors.shards import Unit, read_stats, write_parquet
+from pipelines.dedupe.centroid_sample import sample
 from pipelines.dedupe.semantic_drops import drop_table
 from pipelines.dedupe.semantic_settings import SemanticSettings, WhichToKeep
 from pipelines.dedupe.semdedup import TILE, cluster_order, max_similarity
 from pipelines.dedupe.spherical_kmeans import assign, cluster_count, load_faiss, train_centroids
-from pipelines.drops import DROP_SCHEMA, drop_files, left_mask, rows_left
-from pipelines.progress import ProgressCounter
+from pipelines.drops import DROP_SCHEMA, rows_left
+from pipelines.embed import EmbeddedRows, embed_rows
 from pipelines.selectors.base import id_order
 from pipelines.stages import StageResult, Workspace, run_stage
-from scorers.models.embedding import embedding_fingerprint
-from scorers.models.embedding_handler import EmbeddingHandler
-from scorers.models.handler import ScoredBatch, ScoringBatch
 from scorers.models.loading import resolve_device
 from scorers.models.scoring import one_torch_thread
 
@@ -55,15 +51,6 @@ SIMILARITY_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class EmbedTask:
-    """One unit to embed."""
-
-    file: str
-    unit: Unit
-    drops: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class OneFile:
     """The one file of a stage."""
 
@@ -77,33 +64,6 @@ class Comparison:
     which_to_keep: WhichToKeep
     seed: int
     device: str
-
-
-class ReadForEmbedding(beam.DoFn):
-    """Reads what the model needs of a unit: its rows that were not dropped before."""
-
-    def process(self, task: EmbedTask) -> Iterator[ScoringBatch]:
-        """Yields the unit's rows as one batch."""
-        left = pa.array(left_mask(task.drops, task.unit))
-        table = read_unit(task.unit, ["id", "messages"]).filter(left).combine_chunks()
-        empty = pa.RecordBatch.from_pylist([], schema=table.schema)
-        yield ScoringBatch(task.file, table.to_batches()[0] if table.num_rows else empty)
-
-
-class WriteEmbeddings(beam.DoFn):
-    """Writes a unit's embeddings with the global numbers of its rows."""
-
-    def __init__(self, folder: str, tasks: Sequence[EmbedTask]) -> None:
-        self.folder = folder
-        self.tasks = {task.file: task for task in tasks}
-
-    def process(self, batch: ScoredBatch) -> Iterator[str]:
-        """Yields the name of the finished file."""
-        task = self.tasks[batch.unit]
-        rows = task.unit.row_start + np.flatnonzero(left_mask(task.drops, task.unit))
-        table = pa.Table.from_batches([batch.scores]).add_column(0, "row", pa.array(rows, pa.int64()))
-        write_arrow(Path(self.folder) / batch.unit, table)
-        yield batch.unit
 
 
 def semantic_duplicates(
@@ -131,7 +91,7 @@ def semantic_duplicates(
         ValueError: If the model cannot be loaded, or FAISS is needed and missing.
     """
     _check_faiss(settings, rows_left(units, dropping))
-    embedded = embed_rows(space, settings, units, inputs, dropping)
+    embedded = embed_rows(space, settings.model, units, inputs, dropping)
     similarity = compare_rows(space, settings, seed, embedded)
     return embedded, similarity, drop_rows(space, settings, seed, embedded, similarity)
 
@@ -141,46 +101,6 @@ def _check_faiss(settings: SemanticSettings, rows: int) -> None:
     second = settings.d4.clusters if settings.d4 is not None else None
     if max(settings.clusters or cluster_count(rows), second or 1) > 1:
         load_faiss()
-
-
-def embed_rows(
-    space: Workspace,
-    settings: SemanticSettings,
-    units: Sequence[Unit],
-    inputs: Sequence[StageResult],
-    dropping: Sequence[StageResult],
-) -> StageResult:
-    """Stage embed: one Arrow file of row, id, embedding and truncated for each unit.
-
-    Raises:
-        ValueError: If the model cannot be loaded.
-    """
-    model = embedding_fingerprint(settings.model)
-    drops = drop_files(dropping)
-    tasks = [EmbedTask(f"embeddings-{unit.name}.arrow", unit, drops) for unit in units]
-    handler = EmbeddingHandler(
-        settings.model, threads=space.runner.threads, on_rows=ProgressCounter(space.counts("embed"))
-    )
-
-    def build(collection: beam.PCollection, folder: str) -> None:
-        _ = (
-            collection
-            | "read rows" >> beam.ParDo(ReadForEmbedding())
-            | "run the model" >> RunInference(handler)
-            | "write embeddings" >> beam.ParDo(WriteEmbeddings(folder, tasks))
-        )
-
-    return run_stage(
-        space,
-        "embed",
-        {k: v for k, v in model.items() if k != "name" or model["revision"]},
-        [*inputs, *dropping],
-        tasks,
-        build,
-        total=rows_left(units, dropping),
-        summarise=_count_embedded,
-        parallel=model["device"] == "cpu",
-    )
 
 
 def compare_rows(
@@ -228,15 +148,6 @@ def compare_rows(
     for leftover in Path(similarity.folder).glob("part-*"):
         leftover.unlink()
     return similarity
-
-
-def _count_embedded(paths: list[str]) -> dict[str, Any]:
-    tables = [mapped(path) for path in paths]
-    return {
-        "rows": sum(table.num_rows for table in tables),
-        "not_embedded": sum(table["embedding"].null_count for table in tables),
-        "truncated": sum(int(np.count_nonzero(table["truncated"])) for table in tables),
-    }
 
 
 def _train(paths: Sequence[str], folder: str, count: int, seed: int) -> str:

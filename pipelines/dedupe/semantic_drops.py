@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipelines.dedupe.centroid_sample import sample
 from pipelines.dedupe.d4 import drop_prototypes
-from pipelines.dedupe.embedded_rows import EmbeddedRows, sample
 from pipelines.dedupe.hashing import Int64s
 from pipelines.dedupe.semantic_settings import SemanticSettings
 from pipelines.dedupe.semdedup import drop_above, drop_to_fraction, representatives
 from pipelines.dedupe.spherical_kmeans import assign, cluster_count, cosines, train_centroids
 from pipelines.drops import DROP_SCHEMA
+from pipelines.embed import EmbeddedRows
 from pipelines.selectors.base import choose, id_order
 from scorers.models.scoring import one_torch_thread
 

@@ -21,9 +21,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-TokenRows = Callable[[], Iterable[tuple[int, npt.NDArray[np.float32]]]]
-"""Gives, each time it is called, (index into the candidates, NLL of each response token in nats)."""
+TokenArrays = Mapping[str, npt.NDArray[Any]]
+"""Arrays of one row with an entry for each response token, by what a selector lists in `token_reads`."""
+
+TokenRows = Callable[[npt.NDArray[np.int64]], Iterable[tuple[int, TokenArrays]]]
+"""Gives (index, arrays) for each of the given candidates, by ascending index; reads them from disk."""
+
+FIELD = "extra."  # begins the name of a column that is a field of the input
 
 
 @dataclass(frozen=True)
@@ -44,24 +49,30 @@ class Decisions:
         reason: Short and countable text for each candidate, kept or dropped; object array of str, (n,).
         columns: Further decision columns to store ("quadrant", "grape_rank"), each of length n.
         prune_tokens: bool, shape (n,): kept rows whose response loses tokens. None when no token does.
+        weigh_tokens: bool, shape (n,): kept rows whose tokens get weights. None when no token does.
+        weights: Weight of each row in training, float64, (n,), finite and >= 0. None for 1 each.
     """
 
     keep: npt.NDArray[np.bool_]
     reason: npt.NDArray[np.object_]
     columns: dict[str, pa.Array] = field(default_factory=dict)
     prune_tokens: npt.NDArray[np.bool_] | None = None
+    weigh_tokens: npt.NDArray[np.bool_] | None = None
+    weights: npt.NDArray[np.float64] | None = None
 
 
 class Selector(BaseModel, ABC):
     """Base of every selector: its pydantic fields are its options in a recipe.
 
-    A subclass sets `name` (as written in a recipe), lists in `reads` the score columns it needs,
+    A subclass sets `name` (as written in a recipe) and `source` (who published it, "ours" for what nobody
+    did), lists in `reads` the score columns it needs,
     and implements `decide`. It must decide the same for any order of the rows given the same ids:
     ties break by id, randomness is `id_order(ids, seed)`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: ClassVar[str]
+    source: ClassVar[str]
 
     @property
     @abstractmethod
@@ -78,22 +89,42 @@ class Selector(BaseModel, ABC):
         """
 
     @property
-    def prunes_tokens(self) -> bool:
-        """Whether kept rows may lose tokens, so that per-token losses must be stored."""
+    def token_reads(self) -> tuple[str, ...]:
+        """What `token_masks` and `token_weights` read of each response token, and so has to be stored.
+
+        "token_nll" (nats, float32) and "token_ids" (int32) of the target, and "ROLE.token_nll" of another
+        model; nothing for a selector of whole rows.
+        """
+        return ()
+
+    @property
+    def weighs_tokens(self) -> bool:
+        """Whether tokens of kept rows get weights."""
         return False
 
     def token_masks(
-        self, candidates: pa.Table, decisions: Decisions, token_nll: TokenRows
+        self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
     ) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
         """Yields (candidate index, mask over its response tokens, True = train on it) for pruned rows.
 
         Args:
             candidates: The table that was decided on.
-            decisions: What `decide` returned for it.
-            token_nll: Per-token losses of the rows in `decisions.prune_tokens`, in candidate order;
-                may be called more than once, each call reads them again from disk.
+            decisions: What `decide` returned for it; `prune_tokens` says which rows lose tokens.
+            tokens: Reads the tokens of given candidates.
         """
         raise TypeError(f"{self.name} does not prune tokens")
+
+    def token_weights(
+        self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
+    ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """Yields (candidate index, weight of each response token, >= 0) for the rows of `weigh_tokens`.
+
+        Args:
+            candidates: The table that was decided on.
+            decisions: What `decide` returned for it.
+            tokens: Reads the tokens of given candidates.
+        """
+        raise TypeError(f"{self.name} does not weigh tokens")
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,35 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.selectors.base import Selector
+from pipelines.selectors.dft import Dft
 from pipelines.selectors.donod import Donod
+from pipelines.selectors.glow import Glow
 from pipelines.selectors.grape import Grape
 from pipelines.selectors.mixture import Mixture
 from pipelines.selectors.perplexity_band import PerplexityBand
 from pipelines.selectors.q_tuning import QTuning
 from pipelines.selectors.random_sample import RandomSample
+from pipelines.selectors.rho1 import Rho1
+from pipelines.selectors.source_fit import SourceFit
 from pipelines.selectors.threshold import Threshold
 from pipelines.selectors.top_k import TopK
 
 SELECTORS: dict[str, type[Selector]] = {
     selector.name: selector
-    for selector in (QTuning, Grape, Donod, PerplexityBand, TopK, Mixture, Threshold, RandomSample)
+    for selector in (
+        QTuning,
+        Rho1,
+        Dft,
+        Glow,
+        Grape,
+        SourceFit,
+        Donod,
+        PerplexityBand,
+        TopK,
+        Mixture,
+        Threshold,
+        RandomSample,
+    )  # fmt: skip
 }
 
 

@@ -30,6 +30,7 @@ class Donod(Selector, Budget):
     """The rows of highest closeness."""
 
     name: ClassVar[str] = "donod"
+    source: ClassVar[str] = "DONOD, arXiv 2504.14810, in the limit of small steps"
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class Grape(Selector):
     """The most probable answers of each group of rows that share a prompt."""
 
     name: ClassVar[str] = "grape"
+    source: ClassVar[str] = "GRAPE, arXiv 2502.04194"
 
     keep: int = Field(default=1, ge=1, description="answers to keep per prompt")
     norm: Literal["mean", "sum"] = Field(

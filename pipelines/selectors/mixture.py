@@ -38,6 +38,7 @@ class Mixture(Selector, Budget):
     """The best rows within a share of the budget for each source."""
 
     name: ClassVar[str] = "mixture"
+    source: ClassVar[str] = "ours: the best rows by one score, with shares of the budget by source"
 
     column: str = Field(description="a score column, or any column of numbers")
     order: Order | None = Field(default=None, description="which values to keep; by default the better ones")

@@ -28,6 +28,7 @@ class PerplexityBand(Selector):
     """The rows between two quantiles of loss."""
 
     name: ClassVar[str] = "perplexity_band"
+    source: ClassVar[str] = "perplexity bands, arXiv 2309.04564; the lowest band is POINTS, arXiv 2409.04828"
 
     low: float = Field(default=0.0, ge=0, le=1, description="quantile of loss where the band begins")
     high: float = Field(default=1.0, ge=0, le=1, description="quantile of loss where the band ends")

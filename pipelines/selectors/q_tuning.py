@@ -100,6 +100,9 @@ class QTuning(Selector, Budget):
     """Q-Tuning: triage of examples by loss and entropy, then token masks for the confident mistakes."""
 
     name: ClassVar[str] = "q_tuning"
+    source: ClassVar[str] = (
+        "Q-Tuning, arXiv 2509.23873, applied once before training where the paper prunes each batch"
+    )
 
     token_keep: float = Field(default=1.0, gt=0, le=1, description="fraction of response tokens kept in Q2")
     method: Literal["closed_form", "bisection"] = Field(
@@ -124,9 +127,9 @@ class QTuning(Selector, Budget):
         return ("loss", "entropy")
 
     @property
-    def prunes_tokens(self) -> bool:
-        """Whether Q2 rows lose tokens."""
-        return self.token_keep < 1
+    def token_reads(self) -> tuple[str, ...]:
+        """The losses of tokens, where Q2 rows lose some."""
+        return ("token_nll",) if self.token_keep < 1 else ()
 
     def decide(self, candidates: pa.Table, seed: int) -> Decisions:
         """Keeps the rows that enter Q2 or Q4 first; writes `quadrant` and `q_tuning_level`."""
@@ -154,7 +157,7 @@ class QTuning(Selector, Budget):
             "quadrant": pa.array(choose(QUADRANTS, quadrant), mask=~in_play, type=pa.string()),
             "q_tuning_level": pa.array(levels, mask=~in_play),
         }
-        prune = keep & np.isin(quadrant, (_Q2, _Q2_FILL)) if self.prunes_tokens else None
+        prune = keep & np.isin(quadrant, (_Q2, _Q2_FILL)) if self.token_reads else None
         return Decisions(keep, reason, columns, prune)
 
     def _core(self, loss: Floats, entropy: Floats, levels: Floats, total: int) -> Bools:
@@ -172,23 +175,24 @@ class QTuning(Selector, Budget):
         return keep
 
     def _reasons(self, quadrant: npt.NDArray[np.int64], keep: Bools) -> npt.NDArray[np.object_]:
-        tokens = ", tokens pruned" if self.prunes_tokens else ""
+        tokens = ", tokens pruned" if self.token_reads else ""
         texts = (*_DROPPED, *(text.format(tokens=tokens) for text in _KEPT))
         return choose(texts, quadrant + 2 * keep)
 
     def token_masks(
-        self, candidates: pa.Table, decisions: Decisions, token_nll: TokenRows
+        self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
     ) -> Iterator[tuple[int, Bools]]:
         """Yields (candidate index, mask over response tokens, True = train on it) for kept Q2 rows.
 
         With `token_budget: per_sample` at least one token of each row is kept. With `batch_global` a mask
-        may be False throughout, and `token_nll` is read five times: four to find the highest scores
+        may be False throughout, and the tokens are read five times: four to find the highest scores
         without holding them in memory, one to make the masks.
         """
+        pruned = np.flatnonzero(decisions.keep if decisions.prune_tokens is None else decisions.prune_tokens)
 
         def scored_tokens() -> Iterator[tuple[int, Floats]]:
-            for row, nll in token_nll():
-                yield row, token_scores(nll, self.smoothing, self.neighbor_pad)
+            for row, arrays in tokens(pruned):
+                yield row, token_scores(arrays["token_nll"], self.smoothing, self.neighbor_pad)
 
         if self.token_budget == "per_sample":  # noqa: S105 - tokens of text, not a password
             for row, values in scored_tokens():
@@ -363,7 +367,7 @@ def drop_highest(rows: Callable[[], Iterable[tuple[int, Floats]]], drop: int) ->
     """Masks that drop the `drop` highest scores of all rows together; all of them if there are fewer.
 
     Args:
-        rows: Gives, each time it is called, (row, scores >= 0 of its tokens). Of equal scores the
+        rows: Gives, each time it is called, (row, finite scores of its tokens). Of equal scores the
             earlier row and position are dropped first.
         drop: Number of tokens to drop.
     """
@@ -377,23 +381,33 @@ def drop_highest(rows: Callable[[], Iterable[tuple[int, Floats]]], drop: int) ->
 
 
 def _nth_highest(rows: Callable[[], Iterable[tuple[int, Floats]]], n: int) -> tuple[float, int]:
-    """The n-th highest score (-1 if there are fewer), and how many scores equal to it are among the n.
+    """The n-th highest score (-inf if there are fewer), and how many scores equal to it are among the n.
 
-    A radix selection over the bits, sixteen at a time: the bits of a float >= 0, read as an integer,
-    order as the floats do. Memory is one histogram, whatever the number of tokens.
+    A radix selection over the bits, sixteen at a time, in a form that orders as the numbers do. Memory is one
+    histogram, whatever the number of tokens.
     """
     prefix, left = 0, n
     for shift in (48, 32, 16, 0):
         histogram = np.zeros(1 << 16, dtype=np.int64)
         for _, values in rows():
-            bits = values.view(np.uint64) >> np.uint64(shift)
+            bits = _ordered_bits(values) >> np.uint64(shift)
             digits = bits[bits >> np.uint64(16) == prefix] & np.uint64(0xFFFF)
             np.add.at(histogram, digits.astype(np.intp), 1)
         at_or_above = np.cumsum(histogram[::-1])
         if at_or_above[-1] < left:
-            return -1.0, 0
+            return -np.inf, 0
         place = int(np.searchsorted(at_or_above, left))
         digit = len(histogram) - 1 - place
         left -= int(at_or_above[place] - histogram[digit])
         prefix = prefix << 16 | digit
-    return float(np.array([prefix], dtype=np.uint64).view(np.float64)[0]), left
+    highest = prefix ^ _SIGN if prefix & _SIGN else prefix ^ _ALL
+    return float(np.array([highest], dtype=np.uint64).view(np.float64)[0]), left
+
+
+_SIGN, _ALL = 1 << 63, (1 << 64) - 1
+
+
+def _ordered_bits(values: Floats) -> npt.NDArray[np.uint64]:
+    """Unsigned integers in the order of the numbers: a negative float's bits all turned, others' sign."""
+    bits = (values + 0.0).view(np.uint64)  # + 0.0: -0.0 is 0.0
+    return np.where(bits & np.uint64(_SIGN), bits ^ np.uint64(_ALL), bits ^ np.uint64(_SIGN))

@@ -20,6 +20,7 @@ class RandomSample(Selector, Budget):
     """A uniform random sample without replacement."""
 
     name: ClassVar[str] = "random"
+    source: ClassVar[str] = "ours: a random sample, by a hash of seed and id"
 
     seed: int | None = Field(default=None, description="seed of this sample; by default the seed of the run")
 

@@ -23,6 +23,7 @@ class Threshold(Selector):
     """The rows between a lower and an upper bound, either of which may be absent."""
 
     name: ClassVar[str] = "threshold"
+    source: ClassVar[str] = "ours: rows on one side of a fixed score"
 
     column: str = Field(description="a score column, or any column of numbers")
     min: float | None = Field(default=None, allow_inf_nan=False, description="least value to keep")

@@ -28,6 +28,7 @@ class TopK(Selector, Budget):
     """The rows with the highest or lowest values of a column."""
 
     name: ClassVar[str] = "top_k"
+    source: ClassVar[str] = "ours: the best rows by one score"
 
     column: str = Field(description="a score column, or any column of numbers")
     order: Order | None = Field(default=None, description="which values to keep; by default the better ones")

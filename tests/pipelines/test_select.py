@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.select import KEPT_BY_ALL, TokenReader, decide
+from pipelines.selectors.base import TokenArrays
 from pipelines.selectors.catalog import parse_selector
 
 CHAINS: tuple[list[dict[str, dict[str, Any]]], ...] = (
@@ -81,15 +82,15 @@ def test_without_selectors_every_scored_row_is_kept() -> None:
 
 class _Tokens(TokenReader):
     def read(
-        self, rows: npt.NDArray[np.int64], names: npt.NDArray[np.int64]
-    ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        self, rows: npt.NDArray[np.int64], names: npt.NDArray[np.int64], reads: Sequence[str]
+    ) -> Iterator[tuple[int, TokenArrays]]:
         for row, name in zip(rows, names, strict=True):
-            yield int(name), np.arange(row, row + 4, dtype=np.float32)
+            yield int(name), dict.fromkeys(reads, np.arange(row, row + 4, dtype=np.float32))
 
 
 def test_masks_belong_to_the_row_they_were_made_for_and_go_with_dropped_rows() -> None:
     values = [(float(i), float(7 - i), "a", i != 2, 4) for i in range(8)]  # row 2 has no scores
-    tokens = _Tokens((), np.zeros(1, np.int64))
+    tokens = _Tokens({}, np.zeros(1, np.int64))
     prune = parse_selector({"q_tuning": {"keep": 1.0, "token_keep": 0.5}})
     decided = decide(_table(values), [prune], 0, tokens)
     pruned = sorted(decided.masks)
@@ -102,5 +103,5 @@ def test_masks_belong_to_the_row_they_were_made_for_and_go_with_dropped_rows() -
 
 def test_pruning_without_stored_tokens_is_an_error() -> None:
     prune = parse_selector({"q_tuning": {"keep": 1.0, "token_keep": 0.5}})
-    with pytest.raises(ValueError, match="no per-token losses"):
+    with pytest.raises(ValueError, match="reads tokens, but none were stored"):
         decide(_table([(float(i), float(9 - i), "a", True, 4) for i in range(9)]), [prune], 0)

@@ -25,6 +25,7 @@ def outputs_of(scorer: Scorer, rows: list[list[float]]) -> Outputs:
         "logprob": -values,
         "entropy": values,
         "top1": (values > 10).astype(np.float32),
+        "top1_logprob": -values / np.float32(2),
     }
     by_output |= {"el2n": values / np.float32(15), "logit_gap": values - np.float32(10)}
     lengths = np.array([[len(row) or np.nan] for row in rows], np.float32).reshape(-1, 1)
@@ -94,7 +95,9 @@ def test_a_certain_response_has_loss_zero_and_not_minus_zero() -> None:
 def test_columns_come_in_the_catalogs_order_whatever_the_recipe_says() -> None:
     assert [column.name for column in columns_of(reversed(list(SCORERS)))] == [
         "loss", "perplexity", "entropy", "top1_agreement", "direct_loss", "ifd_loss", "ifd_ppl",
-        "el2n", "wg_inner", "g_norm",
+        "el2n", "wg_inner", "g_norm", "dft_weight", "dft_low", "rho1_excess",
+        "novelty", "novelty_sum", "novelty_window", "novelty_implausible",
+        "glow_gain", "negative_flips", "positive_flips", "mistake", "mistake_persist",
     ]  # fmt: skip
 
 

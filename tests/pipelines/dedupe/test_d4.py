@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from connectors.shards import write_arrow
 from pipelines.dedupe.d4 import drop_prototypes
-from pipelines.dedupe.embedded_rows import EmbeddedRows
 from pipelines.dedupe.semantic import SIMILARITY_SCHEMA
 from pipelines.dedupe.semantic_drops import COPY_OF_PROTOTYPICAL, DUPLICATE, PROTOTYPICAL, drop_table
 from pipelines.dedupe.semantic_settings import D4Settings, SemanticSettings
 from pipelines.dedupe.semdedup import max_similarity
+from pipelines.embed import EmbeddedRows
 
 Floats = npt.NDArray[np.float32]
 

@@ -13,6 +13,8 @@ from pipelines.selectors.base import Decisions
 
 Numbers = Sequence[float | None]
 
+ONE_COLUMN = ("dft_weight", "rho1_excess", "glow_gain")  # scores that a selector reads alone
+
 # No deadline: a busy machine is no fault of a selector.
 FEW_EXAMPLES = settings(max_examples=15, deadline=None)  # for claims that are tested on every selector
 EXAMPLES = settings(max_examples=50, deadline=None)
@@ -43,6 +45,7 @@ def candidates(
         "entropy": pa.array(loss if entropy is None else entropy, pa.float64()),
         "wg_inner": pa.array(loss, pa.float64()),
         "g_norm": pa.array(loss if entropy is None else entropy, pa.float64()),
+        **{name: pa.array(loss, pa.float64()) for name in ONE_COLUMN},
     }
     return pa.table(columns)
 
@@ -67,7 +70,7 @@ def any_candidates(draw: st.DrawFn) -> pa.Table:
     return pa.table(
         {
             "id": pa.array([f"row{i:03d}" for i in range(rows)], pa.string()),
-            "source": pa.array(["toy"] * rows, pa.string()),
+            "source": pa.array(random.choice(["toy", "toy2"], rows), pa.string()),
             "group": pa.array(random.choice(list("abcd"), rows), pa.string()),
             "prompt_tokens": pa.array(
                 random.integers(0, 30, rows), pa.int32(), mask=random.random(rows) < 0.1
@@ -79,5 +82,6 @@ def any_candidates(draw: st.DrawFn) -> pa.Table:
             "entropy": score(),
             "wg_inner": score(),
             "g_norm": score(),
+            **{name: score() for name in ONE_COLUMN},
         }
     )

@@ -12,14 +12,14 @@ def test_a_step_becomes_its_selector_with_its_options() -> None:
     selector = parse_selector({"q_tuning": {"keep": 0.5, "token_keep": 0.7}})
     assert isinstance(selector, QTuning)
     assert (selector.keep, selector.token_keep, selector.method) == (0.5, 0.7, "closed_form")
-    assert (selector.reads, selector.prunes_tokens) == (("loss", "entropy"), True)
+    assert (selector.reads, selector.token_reads) == (("loss", "entropy"), ("token_nll",))
 
 
 @pytest.mark.parametrize(
     ("step", "message"),
     [
         ({"q_tunning": {"keep": 0.5}}, "select: there is no selector 'q_tunning'; did you mean 'q_tuning'?"),
-        ({"zzz": {}}, "there is no selector 'zzz' (there are q_tuning, grape"),
+        ({"zzz": {}}, "there is no selector 'zzz' (there are q_tuning, rho1"),
         (
             {"q_tuning": {"keep": 0.5, "token_kep": 1}},
             "select.q_tuning.token_kep: there is no such option; did you",

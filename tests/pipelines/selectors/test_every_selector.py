@@ -19,6 +19,11 @@ STEPS: list[dict[str, dict[str, Any]]] = [
     {"q_tuning": {"keep": 0.3, "method": "bisection"}},
     {"q_tuning": {"keep": 0.5, "token_keep": 0.5, "token_budget": "batch_global"}},
     {"q_tuning": {"keep_tokens": 100}},
+    {"rho1": {}},
+    {"rho1": {"scope": "all", "token_keep": 0.3}},
+    {"dft": {}},
+    {"glow": {}},
+    {"source_fit": {"keep_sources": 1}},
     {"grape": {}},
     {"grape": {"keep": 2, "norm": "sum", "min_response_tokens": 8}},
     {"donod": {"keep": 0.3}},
@@ -58,9 +63,10 @@ def test_there_is_one_decision_with_a_reason_per_candidate(
     assert decisions.keep.dtype == np.bool_
     assert all(reason.startswith(f"{selector.name}: ") for reason in decisions.reason)
     assert all(len(column) == table.num_rows for column in decisions.columns.values())
-    assert (decisions.prune_tokens is not None) == selector.prunes_tokens
-    if decisions.prune_tokens is not None:
-        assert not (decisions.prune_tokens & ~decisions.keep).any()
+    changes = [decisions.prune_tokens, decisions.weigh_tokens]
+    assert any(change is not None for change in changes) == bool(selector.token_reads)
+    for change in changes:
+        assert change is None or not (change & ~decisions.keep).any()
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
@@ -83,8 +89,10 @@ def test_no_candidates_give_no_decisions(step: dict[str, Any]) -> None:
     selector = parse_selector(step)
     decisions = selector.decide(candidates([]), 0)
     assert (len(decisions.keep), len(decisions.reason)) == (0, 0)
-    if selector.prunes_tokens:
-        assert list(selector.token_masks(candidates([]), decisions, lambda: [])) == []
+    if decisions.prune_tokens is not None:
+        assert list(selector.token_masks(candidates([]), decisions, lambda _: [])) == []
+    if decisions.weigh_tokens is not None:
+        assert list(selector.token_weights(candidates([]), decisions, lambda _: [])) == []
 
 
 @pytest.mark.parametrize("step", [step for step in STEPS if "random" not in step], ids=str)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.selectors.base import Decisions
+from pipelines.selectors.base import Decisions, TokenArrays
 from pipelines.selectors.q_tuning import (
     MAX_ALPHA,
     QTuning,
@@ -182,8 +182,12 @@ def _masks(selector: QTuning, table: pa.Table, nll: dict[int, list[float]]) -> d
     decisions = selector.decide(table, 0)
     assert decisions.prune_tokens is not None
     assert np.flatnonzero(decisions.prune_tokens).tolist() == sorted(nll)
-    rows = [(row, np.array(values, dtype=np.float32)) for row, values in sorted(nll.items())]
-    return {row: mask.tolist() for row, mask in selector.token_masks(table, decisions, lambda: rows)}
+
+    def tokens(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, TokenArrays]]:
+        for row in rows.tolist():
+            yield row, {"token_nll": np.array(nll[row], dtype=np.float32)}
+
+    return {row: mask.tolist() for row, mask in selector.token_masks(table, decisions, tokens)}
 
 
 BATCH_GLOBAL: Literal["batch_global"] = "batch_global"
@@ -326,7 +330,7 @@ def test_a_mask_keeps_the_stated_number_and_no_higher_score_than_it_drops(
 
 @EXAMPLES
 @given(
-    st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, 1e-300, 3.25, 5e21]), max_size=12), max_size=8),
+    st.lists(st.lists(st.sampled_from([0.0, -0.0, 0.5, 1.0, 1e-300, -1e-300, 3.25, -3.25, 5e21, -5e21]), max_size=12), max_size=8),
     st.data(),
 )
 def test_pooled_pruning_equals_one_stable_sort_of_all_tokens(

@@ -1,0 +1,55 @@
+"""What the stages before selection know of each candidate: aligned files of columns, read as one table.
+
+Every such stage writes one file for each unit, with a row for each example that no earlier stage dropped, in
+row order, `id` first. Their columns stand side by side; no two stages write the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.stages import StageResult
+
+Files = tuple[str, ...]
+"""The files of one unit, one of each stage."""
+
+
+def files_by_unit(stages: Sequence[StageResult], units: int) -> list[Files]:
+    """The files of each unit, in the order of the stages; empty tuples where there are no stages."""
+    return [tuple(stage.paths[unit] for stage in stages) for unit in range(units)]
+
+
+def scored_schema(files: Files) -> pa.Schema:
+    """Columns of `read_scored`."""
+    fields = [field for file in files for field in pq.read_schema(file)]
+    return pa.schema([*fields[:1], *(field for field in fields if field.name != "id")])
+
+
+def read_scored(files: Files, columns: Sequence[str] | None = None) -> pa.Table:
+    """The columns of one unit side by side, `id` first.
+
+    Args:
+        files: Of one unit; at least one.
+        columns: Only these, and `id`.
+
+    Raises:
+        ValueError: If the files do not hold the same rows.
+    """
+    merged: pa.Table | None = None
+    for file in files:
+        names = [n for n in pq.read_schema(file).names if columns is None or n in columns or n == "id"]
+        table = pq.read_table(file, columns=names)
+        if merged is None:
+            merged = table
+            continue
+        if not table["id"].equals(merged["id"]):
+            raise ValueError(f"{file}: its ids are not those of {files[0]}; delete both and run again")
+        for name in names:
+            if name != "id":
+                merged = merged.append_column(name, table[name])
+    if merged is None:
+        raise ValueError("no files to read: this is a fault of winnow; please report it")
+    return merged
