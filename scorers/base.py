@@ -99,12 +99,15 @@ class Need:
         output: A key of TOKEN_OUTPUTS or ROW_OUTPUTS.
         tokens: Of next_logprob: texts that are one token each for the model's tokenizer.
         model: Whose output it is: a key of ROLES, "" for the target.
+        after: What every prompt has to end with, white space aside; a model whose chat template ends prompts
+            otherwise is refused.
     """
 
     view: View
     output: Output
     tokens: tuple[str, ...] = ()
     model: Role | Literal[""] = ""
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)

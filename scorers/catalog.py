@@ -18,6 +18,7 @@ from scorers import (
     muscle,
     novelty,
     rho1,
+    scalediff,
     top1_agreement,
 )
 from scorers.base import Column, Need, Output, Role, Scorer
@@ -32,6 +33,7 @@ SCORERS: dict[str, Scorer] = {
         el2n,
         donod,
         dft,
+        scalediff,
         rho1,
         novelty,
         glow,

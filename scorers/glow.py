@@ -5,9 +5,9 @@
 Direction: high means learnt fast; zero or below means stuck or getting worse, which GLOW weighs up
 (pipelines/selectors/glow.py). The models are two checkpoints of one training, an epoch apart.
 
-Source: "Learning from Mistakes: Negative Reasoning Samples Enhance Out-of-Domain Generalization", arXiv 2601.04992, whose code
-(Eureka-Maggie/GLOW) keeps the losses of training itself; ours reads checkpoints, one pass each, so that rows
-keep their identity through shuffling and over many processes.
+Source: "Learning from Mistakes: Negative Reasoning Samples Enhance Out-of-Domain Generalization",
+arXiv 2601.04992, whose code (Eureka-Maggie/GLOW) keeps the losses of training itself; ours reads checkpoints,
+one pass each, so that rows keep their identity through shuffling and over many processes.
 """
 
 from __future__ import annotations

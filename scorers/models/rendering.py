@@ -140,6 +140,25 @@ def check_template(renderer: Renderer) -> None:
     )
 
 
+def check_ending(renderer: Renderer, ending: str) -> None:
+    """Refuses a template whose prompts do not end with a text, white space aside.
+
+    Raises:
+        ValueError: Saying how they end.
+    """
+    turns: list[Message] = [
+        {"role": turn["role"], "content": turn["content"], "tool_calls": None, "name": None}
+        for turn in _PROBES[0]
+    ]
+    prompt = render(renderer, turns, None, with_headers=False).pieces[0]
+    if not prompt.rstrip().endswith(ending):
+        raise ValueError(
+            f"model.chat_template: prompts end with {prompt[-30:]!r}, and a scorer needs {ending!r} there: "
+            "the first token after it is the model's decision. Give a template whose header ends so, or "
+            "remove the scorer"
+        )
+
+
 def _check_border(renderer: Renderer, text: RenderedText) -> None:
     """Raises TemplateError if the prompt's tokens are not the first tokens of prompt and response.
 

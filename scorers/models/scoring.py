@@ -28,6 +28,7 @@ from scorers.models.columns import Results, next_texts, score_columns, scores_ba
 from scorers.models.forward import RowFailure, RowOutputs, Wanted, forward_or_fail
 from scorers.models.layout import context, groups, shared_tokens
 from scorers.models.loading import LoadedModel
+from scorers.models.rendering import check_ending
 from scorers.models.tokenising import RowTokens, TokenSequence, token_id, tokenise_rows
 
 Stats = dict[str, int | float]
@@ -149,11 +150,14 @@ def _wanted(model: LoadedModel, needs: Sequence[Need], view: View) -> Wanted:
     """What the forward calls of one view are to give.
 
     Raises:
-        ValueError: If the model's output layer cannot give it, or a text is not one token.
+        ValueError: If the model's output layer cannot give it, a text is not one token, or prompts end
+            otherwise than a need wants.
     """
     outputs = frozenset(need.output for need in needs if need.view == view)
     if "grad_norm" in outputs:
         model.network.check_gradient()
+    for ending in sorted({need.after for need in needs if need.view == view and need.after}):
+        check_ending(model.renderer, ending)
     texts = next_texts(needs, view)
     next_ids = tuple(token_id(model.renderer.tokenizer, text) for text in texts)
     return Wanted(outputs, next_ids, share=view == "conditional")  # a header is too short to be worth it

@@ -34,7 +34,8 @@ def outputs_of(scorer: Scorer, rows: list[list[float]]) -> Outputs:
         for need in scorer.needs
         if need.output in TOKEN_OUTPUTS
     }
-    return Outputs(tokens, {need: lengths for need in scorer.needs if need not in tokens})
+    rows_of_numbers = {need: lengths for need in scorer.needs if need not in tokens}
+    return Outputs(tokens, {need: -own if need.tokens else own for need, own in rows_of_numbers.items()})
 
 
 @pytest.mark.parametrize("scorer", SCORERS.values(), ids=SCORERS)
@@ -95,7 +96,7 @@ def test_a_certain_response_has_loss_zero_and_not_minus_zero() -> None:
 def test_columns_come_in_the_catalogs_order_whatever_the_recipe_says() -> None:
     assert [column.name for column in columns_of(reversed(list(SCORERS)))] == [
         "loss", "perplexity", "entropy", "top1_agreement", "direct_loss", "ifd_loss", "ifd_ppl",
-        "el2n", "wg_inner", "g_norm", "dft_weight", "dft_low", "rho1_excess",
+        "el2n", "wg_inner", "g_norm", "dft_weight", "dft_low", "difficulty", "think_flag", "rho1_excess",
         "novelty", "novelty_sum", "novelty_window", "novelty_implausible",
         "glow_gain", "negative_flips", "positive_flips", "mistake", "mistake_persist",
     ]  # fmt: skip

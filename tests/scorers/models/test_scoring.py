@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from connectors.examples import message
 from scorers.base import Column, Need, Output, Outputs, RowValues, Scorer
-from scorers.catalog import SCORERS
+from scorers.catalog import SCORERS, in_one_pass
 from scorers.models import scoring
 from scorers.models.columns import scores_schema
 from scorers.models.layout import attention_mask
@@ -26,7 +26,9 @@ from scorers.models.scoring import score_examples
 from scorers.models.settings import ModelSettings
 from tests.scorers.toy_models import PAIRS, examples, pair, tokenizer, write_model
 
-ALL = tuple(SCORERS)
+ALL = tuple(  # that one model with any template can compute
+    name for name in in_one_pass(SCORERS) if not any(need.after for need in SCORERS[name].needs)
+)
 MANY = [pair("Name a colour " * (i % 7), "red, green " * (1 + i % 11) + str(i)) for i in range(60)]
 
 
@@ -55,7 +57,9 @@ def reference(folder: Path, conversations: list[Any]) -> dict[str, list[float]]:
         errors[at, labels] -= 1
         gradient = (errors.T @ hidden / len(response)).norm().item()
         el2n = errors.norm(dim=-1).mean().item()
-        return -logprobs[at, labels].mean().item(), entropy, top1, el2n, gap, gradient
+        chosen = logprobs[at, labels]
+        dft = (chosen.exp().mean().item(), (chosen.exp() < 0.1).double().mean().item())
+        return -chosen.mean().item(), entropy, top1, el2n, gap, gradient, *dft
 
     columns: dict[str, list[float]] = {name: [] for name in scores_schema(ALL).names[5:]}
     for turns in conversations:
