@@ -27,7 +27,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines.selectors.base import Decisions, Selector, TokenRows, choose, counts, scores, without_score
-from pipelines.selectors.q_tuning import drop_highest, keep_lowest
+from pipelines.selectors.q_tuning_tokens import drop_highest, keep_lowest
 
 REFERENCE_NLL = "reference.token_nll"
 

@@ -39,9 +39,9 @@ import pyarrow as pa
 import torch
 
 from pipelines.selectors.base import Decisions
-from pipelines.selectors.q_tuning import (
+from pipelines.selectors.q_tuning import QTuning
+from pipelines.selectors.q_tuning_tokens import (
     NeighborPad,
-    QTuning,
     drop_highest,
     keep_lowest,
     token_scores,

@@ -19,6 +19,8 @@ STEPS: list[dict[str, dict[str, Any]]] = [
     {"q_tuning": {"keep": 0.3, "method": "bisection"}},
     {"q_tuning": {"keep": 0.5, "token_keep": 0.5, "token_budget": "batch_global"}},
     {"q_tuning": {"keep_tokens": 100}},
+    {"q_tuning": {"keep": 0.3, "method": "bisection", "partition": "single_cut"}},
+    {"q_tuning": {"keep": 0.5, "batch": 4}},
     {"rho1": {}},
     {"rho1": {"scope": "all", "token_keep": 0.3}},
     {"dft": {}},

@@ -12,21 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.selectors.base import Decisions, TokenArrays
-from pipelines.selectors.q_tuning import (
+from pipelines.selectors.base import Decisions, TokenArrays, id_order
+from pipelines.selectors.q_tuning import QTuning
+from pipelines.selectors.q_tuning_plane import (
     MAX_ALPHA,
-    QTuning,
     bisection_levels,
-    drop_highest,
     entry_levels,
     error_minus_uncertainty,
-    keep_lowest,
     threshold_masks,
+)
+from pipelines.selectors.q_tuning_tokens import (
+    drop_highest,
+    keep_lowest,
     token_scores,
     tokens_to_drop,
 )
 from tests.pipelines.selectors.tables import EXAMPLES, candidates, kept_rows
 
+SIGNED = [sign * value for sign in (1, -1) for value in (0.0, 0.5, 1.0, 1e-300, 3.25, 5e21)]
 PERPLEXITY = np.arange(1.0, 9.0)
 LOSS = np.log(PERPLEXITY)
 ENTROPY = np.array([0.8, 0.7, 0.1, 0.6, 0.5, 0.4, 0.3, 0.2])
@@ -83,6 +86,39 @@ def test_worked_example_bisection_of_one_quarter_keeps_too_many() -> None:
     kept = QTuning(keep=0.25, method="bisection").decide(TABLE, 0)
     assert kept_rows(kept) == [0, 1, 7]  # 37.5 %
     assert kept_rows(QTuning(keep=0.25).decide(TABLE, 0)) == [0, 1]  # the closed form gives what was asked
+
+
+def test_worked_example_of_a_single_cut() -> None:
+    # at alpha .245 the cuts are the quantiles .755: 6.285 of the perplexities, .6285 of the entropies
+    assert bisection_levels(PERPLEXITY, ENTROPY, 0.5, 8, "single_cut") == [0.245]
+    in_q2, in_q4 = threshold_masks(PERPLEXITY, ENTROPY, 0.245, "single_cut")
+    assert (np.flatnonzero(in_q2).tolist(), np.flatnonzero(in_q4).tolist()) == ([6, 7], [0, 1])
+    in_q2, in_q4 = threshold_masks(PERPLEXITY, ENTROPY, 0.4, "single_cut")  # 5.2 and .52
+    assert (np.flatnonzero(in_q2).tolist(), np.flatnonzero(in_q4).tolist()) == ([5, 6, 7], [0, 1, 3])
+    kept = QTuning(keep=0.5, method="bisection", partition="single_cut").decide(TABLE, 0)
+    assert kept_rows(kept) == [0, 1, 6, 7]
+
+
+@EXAMPLES
+@given(columns(distinct=False), st.sampled_from([1, 2, 4, 8]), st.booleans(), st.integers(0, 3))
+def test_a_batch_decides_as_if_it_were_alone(
+    pair: tuple[Column, Column], batch: int, cut: bool, seed: int
+) -> None:
+    table = candidates(*(column.tolist() for column in pair))
+    partition: Literal["single_cut", "dead_zone"] = "single_cut" if cut else "dead_zone"
+    together = QTuning(keep=0.5, method="bisection", partition=partition, batch=batch)
+    found = together.decide(table, seed)
+    order = np.argsort(id_order(table["id"].to_pylist(), seed))
+    for start in range(0, len(order), batch):
+        rows = np.sort(order[start : start + batch])
+        alone = QTuning(keep=0.5, method="bisection", partition=partition).decide(
+            table.take(pa.array(rows)), 0
+        )
+        least = max(1, round(0.5 * len(rows)))  # alone: the floor of it
+        assert found.keep[rows].sum() == max(least, int(alone.keep.sum()))
+        assert not (alone.keep & ~found.keep[rows]).any()
+        levels = alone.columns["q_tuning_level"].to_pylist()
+        assert found.columns["q_tuning_level"].take(pa.array(rows)).to_pylist() == levels
 
 
 @pytest.mark.parametrize("method", ["closed_form", "bisection"])
@@ -330,7 +366,12 @@ def test_a_mask_keeps_the_stated_number_and_no_higher_score_than_it_drops(
 
 @EXAMPLES
 @given(
-    st.lists(st.lists(st.sampled_from([0.0, -0.0, 0.5, 1.0, 1e-300, -1e-300, 3.25, -3.25, 5e21, -5e21]), max_size=12), max_size=8),
+    st.lists(
+        st.lists(
+            st.sampled_from([0.0, -0.0, 0.5, 1.0, 1e-300, -1e-300, 3.25, -3.25, 5e21, -5e21]), max_size=12
+        ),
+        max_size=8,
+    ),
     st.data(),
 )
 def test_pooled_pruning_equals_one_stable_sort_of_all_tokens(
