@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from connectors.readers import InputSpec
+from pipelines.check_settings import CHECK_COLUMNS, CheckSettings
 from pipelines.decontaminate.settings import DecontaminateSettings
 from pipelines.dedupe.settings import DedupeSettings
 from pipelines.selectors.base import FIELD, Selector, VectorSelector
@@ -92,6 +93,9 @@ class Recipe(BaseModel):
     models: dict[Role, ModelSettings] = Field(
         default_factory=dict, description="models that scorers compare the target with, by role"
     )
+    check: CheckSettings | None = Field(
+        None, description="how answers are read, and where the right ones are; on by itself when needed"
+    )
     embed: EmbeddingSettings | None = Field(
         None, description="the embedding model, for selectors that read vectors"
     )
@@ -144,13 +148,15 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _selectors_fit(self) -> Self:
-        available = {column.name for column in columns_of(self.score)}
+        available = {column.name for column in columns_of(self.score)} | {*CHECK_COLUMNS} - {"correct"}
+        if self.check is not None and self.check.gold:
+            available.add("correct")
         for selector in self.select:
             missing = [c for c in selector.reads if c not in available and not c.startswith(FIELD)]
             if missing:
                 raise ValueError(
                     f"select: {selector.name} reads {', '.join(missing)}, which nothing computes; "
-                    f"add {', '.join(sorted(_scorers_of(missing)) or missing)} to `score:`"
+                    + _how_to_compute(missing)
                 )
             if getattr(selector, "keep_tokens", None) is not None and not self.score:
                 raise ValueError(
@@ -171,6 +177,12 @@ class Recipe(BaseModel):
         """Whether token ids and per-token losses are kept with the scores."""
         read = any(selector.token_reads for selector in self.select) or bool(comparing(self.score))
         return bool(self.score) and (self.emit.tokens == "always" or read)
+
+    @property
+    def checks(self) -> CheckSettings | None:
+        """How texts are checked: as the recipe says, or by default if a selector reads what that gives."""
+        read = {column for selector in self.select for column in selector.reads}
+        return self.check or (CheckSettings() if read & {*CHECK_COLUMNS} else None)
 
     @property
     def reads_vectors(self) -> bool:
@@ -196,6 +208,12 @@ class Recipe(BaseModel):
 def _beside_losses(scorers: Iterable[str], model: Role | typing.Literal[""]) -> tuple[Output, ...]:
     """What comparing scorers read of a model beside its log-probabilities, which are stored as losses."""
     return tuple(output for output in stored_for(scorers, model) if output != "logprob")
+
+
+def _how_to_compute(missing: Sequence[str]) -> str:
+    if "correct" in missing:
+        return "say which field of the input holds the right answer: `check: {gold: FIELD}`"
+    return f"add {', '.join(sorted(_scorers_of(missing)) or missing)} to `score:`"
 
 
 def _scorers_of(columns: Sequence[str]) -> set[str]:

@@ -24,7 +24,7 @@ from scorers.base import ROLES
 DROPPING = ("decontaminate", "clusters", "semantic")
 STORED = (
     "ingest", "decontaminate", "signatures", "clusters", "embed", "similarity", "semantic", "vectors",
-    "score", *(f"score-{role}" for role in ROLES), "compare",
+    "check", "score", *(f"score-{role}" for role in ROLES), "compare",
 )  # fmt: skip
 PUBLISHED = ("train", "dropped", "bad_rows", "scores", "report.html", "README.md", "manifest.json")
 
@@ -95,6 +95,7 @@ def run(
         _check_readable(space, ingested, recipe)
         units = plan_units(ingested.paths)
         stages = [ingested, *_drop(space, recipe, units, ingested)]
+        stages += _check(space, recipe, units, stages)
         stages += _embed(space, recipe, units, stages)
         stages += _score(space, recipe, units, stages, models)
         described = {"inputs": inputs, "models": models, "limit": limit}
@@ -145,6 +146,20 @@ def _model_identities(recipe: Recipe) -> list[dict[str, Any]]:
     from scorers.models.loading import fingerprint
 
     return [{**({"role": one.role} if one.role else {}), **fingerprint(one.settings)} for one in passes]
+
+
+def _check(
+    space: Workspace, recipe: Recipe, units: Sequence[Unit], stages: Sequence[StageResult]
+) -> list[StageResult]:
+    """The stage that reads the texts of responses."""
+    settings = recipe.checks
+    if settings is None:
+        return []
+    from pipelines.check import check
+
+    stage = check(space, settings, units, stages[0], _dropping(stages))
+    _report(space.progress, stage)
+    return [stage]
 
 
 def _embed(
@@ -231,7 +246,7 @@ def _known(by_name: Mapping[str, StageResult]) -> Known:
     """What the finished stages know of the candidates."""
     roles: dict[str, str] = {"": "score"} | {role: f"score-{role}" for role in ROLES}
     return Known(
-        scored=tuple(by_name[name] for name in ("score", "compare") if name in by_name),
+        scored=tuple(by_name[name] for name in ("score", "compare", "check") if name in by_name),
         tokens={role: by_name[name] for role, name in roles.items() if name in by_name},
         embedded=by_name.get("vectors") or by_name.get("embed"),
     )

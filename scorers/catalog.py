@@ -39,7 +39,7 @@ SCORERS: dict[str, Scorer] = {
         glow,
         muscle,
         mistake_log,
-    )  # fmt: skip
+    )
 }
 
 

@@ -9,16 +9,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.selectors.base import Selector
+from pipelines.selectors.dart import Dart
 from pipelines.selectors.dft import Dft
 from pipelines.selectors.donod import Donod
 from pipelines.selectors.glow import Glow
 from pipelines.selectors.grape import Grape
 from pipelines.selectors.mixture import Mixture
+from pipelines.selectors.pass_rate import PassRate
 from pipelines.selectors.perplexity_band import PerplexityBand
 from pipelines.selectors.q_tuning import QTuning
 from pipelines.selectors.random_sample import RandomSample
 from pipelines.selectors.rho1 import Rho1
 from pipelines.selectors.source_fit import SourceFit
+from pipelines.selectors.stratified import Stratified
 from pipelines.selectors.threshold import Threshold
 from pipelines.selectors.top_k import TopK
 
@@ -29,15 +32,18 @@ SELECTORS: dict[str, type[Selector]] = {
         Rho1,
         Dft,
         Glow,
+        Dart,
+        PassRate,
         Grape,
         SourceFit,
         Donod,
         PerplexityBand,
         TopK,
         Mixture,
+        Stratified,
         Threshold,
         RandomSample,
-    )  # fmt: skip
+    )
 }
 
 

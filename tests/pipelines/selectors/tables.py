@@ -30,6 +30,7 @@ def candidates(
     response_tokens: Sequence[int | None] | None = None,
     truncated: Sequence[bool] | None = None,
     status: Sequence[str | None] | None = None,
+    correct: Numbers | None = None,
 ) -> pa.Table:
     """A table as a selector sees it; each row is a group of its own and has 10 + 10 tokens unless said."""
     rows = len(loss)
@@ -45,6 +46,9 @@ def candidates(
         "entropy": pa.array(loss if entropy is None else entropy, pa.float64()),
         "wg_inner": pa.array(loss, pa.float64()),
         "g_norm": pa.array(loss if entropy is None else entropy, pa.float64()),
+        "correct": pa.array(
+            [None if x is None else float(x > 1) for x in loss] if correct is None else correct, pa.float64()
+        ),
         **{name: pa.array(loss, pa.float64()) for name in ONE_COLUMN},
     }
     return pa.table(columns)
@@ -82,6 +86,7 @@ def any_candidates(draw: st.DrawFn) -> pa.Table:
             "entropy": score(),
             "wg_inner": score(),
             "g_norm": score(),
+            "correct": pa.array(random.integers(0, 2, rows).astype(float), mask=random.random(rows) < 0.2),
             **{name: score() for name in ONE_COLUMN},
         }
     )

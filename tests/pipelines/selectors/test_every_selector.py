@@ -26,6 +26,11 @@ STEPS: list[dict[str, dict[str, Any]]] = [
     {"dft": {}},
     {"glow": {}},
     {"source_fit": {"keep_sources": 1}},
+    {"dart": {"k": 2}},
+    {"dart": {"examples": 5}},
+    {"dart": {"mode": "vanilla"}},
+    {"pass_rate": {"low": 0.2, "high": 0.8}},
+    {"stratified": {"column": "loss", "order": "highest", "keep": 0.5}},
     {"grape": {}},
     {"grape": {"keep": 2, "norm": "sum", "min_response_tokens": 8}},
     {"donod": {"keep": 0.3}},
@@ -181,7 +186,8 @@ def test_a_column_of_text_is_refused() -> None:
 
 
 def test_a_value_that_is_not_finite_is_no_score() -> None:
-    table = candidates([float("nan"), float("inf"), 1.0])
+    nothing = [float("nan"), float("inf"), 1.0]
+    table = candidates(nothing, correct=[float("nan"), float("nan"), 1.0])
     assert np.isnan(scores(table, "loss", "test")).tolist() == [True, True, False]
     for step in STEPS:
         if "random" not in step:

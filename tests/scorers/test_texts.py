@@ -1,0 +1,53 @@
+"""What the text of a response says of it: calculations that do not hold, words of the prompt."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scorers.calculations import holds, wrong_calculations
+from scorers.prompt_overlap import prompt_overlap
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("Natalia sold 48/2 = <<48/2=24>>24 clips.", []),
+        ("Natalia sold 48/2 = <<48/2=23>>23 clips.", ["48/2=23"]),
+        ("12 * 5 = $60, and 60 - 5 = 45", ["60 - 5 = 45"]),
+        ("1,200 + 300 = 1,500", []),
+        ("1,200 + 300 = 1,600", ["1,200 + 300 = 1,600"]),
+        ("2 / 3 = 0.67 and 2/3 = 0.66666", []),
+        ("x + 3 = 5; 3x + 2 = 7; a2+3=9", []),
+        ("2 + 3 = 4 + 1", []),  # goes on
+        ("(2 + 3) * 4 = 20", []),
+        ("20% * 50 = 10", []),
+        ("Version 1.2-3 = 4 of the form", ["1.2-3 = 4"]),
+        ("", []),
+    ],
+)
+def test_calculations_that_do_not_hold(text: str, wrong: list[str]) -> None:
+    assert wrong_calculations(text) == wrong
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6), st.sampled_from("+-*"), st.integers(-3, 3))
+def test_a_whole_result_holds_only_when_it_is_right(one: int, other: int, sign: str, off: int) -> None:
+    right = {"+": one + other, "-": one - other, "*": one * other}[sign]
+    assert holds(f"{one} {sign} {other}", str(right + off)) == (off == 0)
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + " * 3 = 4", "(" * 300 + "1+1=3", "1 = " * 5000, "1+" * 50_000])
+def test_hostile_texts_take_no_time(text: str) -> None:
+    assert len(wrong_calculations(text)) <= 1
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_overlap_is_a_share_and_a_copy_has_all_of_it(prompt: str, response: str) -> None:
+    share = prompt_overlap(prompt, response)
+    assert share is None or 0 <= share <= 1
+    assert prompt_overlap(response, response) in (None, 1.0)
+
+
+def test_overlap_counts_distinct_words_and_numbers() -> None:
+    assert prompt_overlap("Janet has 16 eggs", "16 eggs, 16 Eggs and nine more: 25") == pytest.approx(2 / 5)
