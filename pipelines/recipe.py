@@ -168,7 +168,7 @@ class Recipe(BaseModel):
                 )
             if isinstance(selector, VectorSelector) and self.embed is None:
                 raise ValueError(
-                    f"select: {selector.name} reads vectors; name the model: `embed: {{model: ...}}`"
+                    f"select: {selector.name} reads vectors; name the model: `embed: {{path: ...}}`"
                 )
         return self
 

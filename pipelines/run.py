@@ -355,7 +355,8 @@ def check_books(counts: dict[str, Any]) -> None:
 def reselect(out: Path, recipe: Recipe, runner: RunnerChoice, progress: Progress) -> Finished:
     """Decides again from the stored scores of a finished run, with another `select`, `seed` and `emit`.
 
-    Nothing is read, deduplicated or scored again; the inputs and the model need not be there any more.
+    Nothing is read, deduplicated or scored again; the inputs and the model need not be there any more. Texts
+    are checked and embedded if the new selectors need that and the run did not do it.
 
     Raises:
         ValueError: If `out` holds no finished run or its stored stages are gone.
@@ -364,6 +365,7 @@ def reselect(out: Path, recipe: Recipe, runner: RunnerChoice, progress: Progress
     manifest = read_manifest(out)
     chosen = recipe.resolved()
     plain = {**manifest["recipe"], **{key: chosen[key] for key in ("name", "select", "seed", "emit")}}
+    plain |= {key: chosen[key] for key in ("check", "embed") if chosen[key] is not None}
     combined = parse_recipe(plain, f"{out} with the new selection")
     if combined.stores_tokens and not parse_recipe(manifest["recipe"], "manifest").stores_tokens:
         raise RecipeError(
@@ -376,8 +378,12 @@ def reselect(out: Path, recipe: Recipe, runner: RunnerChoice, progress: Progress
         stages = _stored_stages(space, manifest)
         for stage in stages:
             _report(progress, stage)
+        units = plan_units(stages[0].paths)
+        for key, name, make in (("check", "check", _check), ("embed", "vectors", _embed)):
+            stored = name in manifest["stages"] and manifest["recipe"].get(key) == plain.get(key)
+            stages += [] if stored else make(space, combined, units, stages)  # cheap beside scoring
         described = {key: manifest[key] for key in ("inputs", "models", "limit")}
-        return _decide_and_publish(space, combined, stages, plan_units(stages[0].paths), described, began)
+        return _decide_and_publish(space, combined, stages, units, described, began)
 
 
 def _stored_stages(space: Workspace, manifest: dict[str, Any]) -> list[StageResult]:

@@ -204,6 +204,15 @@ class Budget(BaseModel):
             return min(len(order), self.keep_examples)
         return int(np.searchsorted(np.cumsum(tokens[order]), self.keep_tokens or 0, side="right"))
 
+    def spending(self, candidates: pa.Table) -> tuple[npt.NDArray[np.int64], int]:
+        """What keeping each candidate costs, int64, shape (n,), and how much there is to spend."""
+        if self.keep_tokens is not None:
+            return total_tokens(candidates), self.keep_tokens
+        ones = np.ones(candidates.num_rows, np.int64)
+        if self.keep_examples is not None:
+            return ones, self.keep_examples
+        return ones, int(np.floor((self.keep or 0.0) * len(ones) + 1e-9))  # 0.29 * 100 means 29
+
     def can_count(self, candidates: pa.Table) -> npt.NDArray[np.bool_]:
         """Which candidates the budget can count, bool, shape (n,).
 

@@ -9,17 +9,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.selectors.base import Selector
+from pipelines.selectors.d4 import D4
 from pipelines.selectors.dart import Dart
+from pipelines.selectors.deita_diversity import DeitaDiversity
 from pipelines.selectors.dft import Dft
 from pipelines.selectors.donod import Donod
+from pipelines.selectors.facility_location import FacilityLocation
 from pipelines.selectors.glow import Glow
+from pipelines.selectors.got_d import GotD
 from pipelines.selectors.grape import Grape
+from pipelines.selectors.k_center import KCenter
+from pipelines.selectors.kshot import Kshot
 from pipelines.selectors.mixture import Mixture
 from pipelines.selectors.pass_rate import PassRate
 from pipelines.selectors.perplexity_band import PerplexityBand
 from pipelines.selectors.q_tuning import QTuning
 from pipelines.selectors.random_sample import RandomSample
 from pipelines.selectors.rho1 import Rho1
+from pipelines.selectors.semdedup import SemDeDup
 from pipelines.selectors.source_fit import SourceFit
 from pipelines.selectors.stratified import Stratified
 from pipelines.selectors.threshold import Threshold
@@ -37,6 +44,13 @@ SELECTORS: dict[str, type[Selector]] = {
         Grape,
         SourceFit,
         Donod,
+        GotD,
+        Kshot,
+        DeitaDiversity,
+        KCenter,
+        FacilityLocation,
+        SemDeDup,
+        D4,
         PerplexityBand,
         TopK,
         Mixture,

@@ -26,7 +26,6 @@ from pipelines.selectors.base import (
     choose,
     id_ranks,
     scores,
-    total_tokens,
     without_score,
 )
 from pipelines.selectors.top_k import Order, declared_order
@@ -81,7 +80,7 @@ class Mixture(Selector, Budget):
             -values[rows] if (self.order or declared_order(self.column)) == "highest" else values[rows]
         )
         order = rows[np.lexsort((id_ranks(candidates)[rows], best_first))]
-        cost, budget = self._budget(candidates)
+        cost, budget = self.spending(candidates)
         by_floor, by_rank = self._fill(order, candidates["source"].to_pylist(), cost, budget)
 
         keep = np.zeros(candidates.num_rows, np.bool_)
@@ -93,15 +92,6 @@ class Mixture(Selector, Budget):
         reason[~in_play] = "mixture: no token count"
         reason[~has_score] = without_score(f"mixture: no {self.column}", candidates, ~has_score)
         return Decisions(keep, reason, {"mixture_rank": pa.array(ranks, mask=~in_play)})
-
-    def _budget(self, candidates: pa.Table) -> tuple[Int64s, int]:
-        """What each row costs, and how much there is."""
-        if self.keep_tokens is not None:
-            return total_tokens(candidates), self.keep_tokens
-        ones = np.ones(candidates.num_rows, np.int64)
-        if self.keep_examples is not None:
-            return ones, self.keep_examples
-        return ones, int(np.floor((self.keep or 0.0) * candidates.num_rows + 1e-9))
 
     def _fill(
         self, order: Int64s, sources: list[str], cost: Int64s, budget: int

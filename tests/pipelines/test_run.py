@@ -23,7 +23,7 @@ from pipelines.progress import Progress
 from pipelines.recipe import RecipeError, parse_recipe
 from pipelines.run import Finished, UnbalancedBooks, check_books, reselect, run
 from pipelines.runner import RunnerChoice, choose_runner
-from tests.pipelines.corpus import hashes, recipe, rows_of, write_corpus
+from tests.pipelines.corpus import MODEL, hashes, recipe, rows_of, write_corpus
 
 LOCAL = RunnerChoice()
 QUIET = Progress()
@@ -398,3 +398,32 @@ def test_a_hundred_thousand_rows_are_all_accounted_for(tmp_path: Path) -> None:
     counts = _run(plain, tmp_path / "out", choose_runner(2, [])).manifest["counts"]
     assert (counts["read"], counts["kept"], counts["duplicates"]["exact"]) == (rows, 12_345, rows // 10)
     assert counts["dropped"] == rows - 12_345
+
+
+def test_selecting_again_embeds_and_checks_what_the_run_did_not(corpus: Path, tmp_path: Path) -> None:
+    target = tmp_path / "task.jsonl"
+    target.write_text(json.dumps({"prompt": "Describe the apple.", "completion": "apple1 river2"}) + "\n")
+    select = [
+        {"threshold": {"column": "wrong_calculations", "max": 0}},
+        {"kshot": {"target": str(target), "keep": 0.5}},
+        {"stratified": {"by": "source", "column": "extra.label", "order": "highest", "keep_examples": 20}},
+    ]
+    embed = {"path": str(MODEL), "scope": "prompt"}
+    again = recipe(corpus, select=select, embed=embed)
+    direct = _run(again, tmp_path / "direct")
+    first = _run(recipe(corpus), tmp_path / "out")
+    later = reselect(first.out, parse_recipe(again), LOCAL, QUIET)
+    assert hashes(later.out) == hashes(direct.out)
+    assert later.manifest["counts"]["kept"] == 20
+    assert {row["source"] for row in rows_of(later.out, "train")} == {"alpaca"}  # no other has the field
+    assert all(row["kshot_rank"] for row in rows_of(later.out, "train"))
+    stages = reselect(first.out, parse_recipe(again), LOCAL, QUIET).manifest["stages"]
+    assert stages["check"]["reused"]
+    assert stages["vectors"]["reused"]
+
+
+def test_a_selector_with_vectors_needs_an_embedding_model(corpus: Path) -> None:
+    with pytest.raises(RecipeError, match=r"k_center reads vectors; name the model: `embed: \{path"):
+        parse_recipe(recipe(corpus, select=[{"k_center": {"keep": 0.5}}]))
+    with pytest.raises(RecipeError, match=r"dart reads correct, which nothing computes; .*check: \{gold"):
+        parse_recipe(recipe(corpus, select=[{"dart": {"k": 2}}]))
