@@ -36,6 +36,7 @@ CHECK_SCHEMA = pa.schema(
         ("answer", pa.string()),  # as read from the response; null when none could be read
         ("correct", pa.float64()),  # 1 right, 0 wrong, null when nothing can be said
         ("wrong_calculations", pa.float64()),  # how many calculations written out do not hold
+        ("wrong_calculation", pa.string()),  # the first of them
         ("prompt_overlap", pa.float64()),  # null for a response without words
     ]
 )
@@ -72,15 +73,16 @@ class CheckUnit(beam.DoFn):
             response = response_text(row["messages"])
             gold = gold_text(row["extra"], self.settings.gold) if self.settings.gold else None
             answer, correct = check_response(response, gold, self.settings.kind)
-            wrong = len(wrong_calculations(response))
+            wrong = wrong_calculations(response)
             stats["no_gold" if gold is None else VERDICTS[correct]] += 1
-            stats["wrong_calculation"] += wrong > 0
+            stats["wrong_calculation"] += bool(wrong)
             rows.append(
                 {
                     "id": row["id"],
                     "answer": answer,
                     "correct": None if correct is None else float(correct),
-                    "wrong_calculations": float(wrong),
+                    "wrong_calculations": float(len(wrong)),
+                    "wrong_calculation": wrong[0] if wrong else None,
                     "prompt_overlap": prompt_overlap(prompt_text(row["messages"]), response),
                 }
             )

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from scorers.correctness import Kind
 
-CHECK_COLUMNS = ("answer", "correct", "wrong_calculations", "prompt_overlap")
+CHECK_COLUMNS = ("answer", "correct", "wrong_calculations", "wrong_calculation", "prompt_overlap")
 
 
 class CheckSettings(BaseModel):

@@ -64,3 +64,12 @@ def left_mask(paths: Sequence[str], unit: Unit) -> npt.NDArray[np.bool_]:
         rows = read_rows_between(path, unit.row_start, stop, ["row"])["row"].to_numpy()
         mask[rows - unit.row_start] = False
     return mask
+
+
+def left_rows(paths: Sequence[str], rows: int) -> npt.NDArray[np.bool_]:
+    """Which of all `rows` rows of a run no drop file holds, in row order."""
+    mask = np.ones(rows, np.bool_)
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            mask[file.read(columns=["row"])["row"].to_numpy()] = False
+    return mask

@@ -266,8 +266,19 @@ def _dropped(
     if scored is not None:
         own = scored.take(at)
         columns += [own[field.name] for field in layout.scores]
-    columns += [decided[field.name] for field in layout.decisions]
+    columns += [
+        _verdict(table.num_rows, decided, before) if field.name == "verdict" else decided[field.name]
+        for field in layout.decisions
+    ]
     return pa.Table.from_arrays(columns, schema=layout.dropped)
+
+
+def _verdict(rows: int, decided: pa.Table, before: pa.Table) -> pa.ChunkedArray:
+    """The verdict column of dropped rows, with those that were dropped before any selector saw them."""
+    stage = pc.coalesce(before["stage"], decided["stage"])
+    early = {"decontaminate": "contaminated", "score": "not_scored", "select": None}
+    names = [early.get(name, "duplicate") for name in stage.to_pylist()]
+    return pc.coalesce(decided["verdict"], pa.array(names, pa.string())) if rows else decided["verdict"]
 
 
 def _new_counts() -> dict[str, Any]:
@@ -360,7 +371,9 @@ def _summarise(paths: list[str]) -> dict[str, Any]:
     }
 
 
-def publish(space: Workspace, ingested: StageResult, emitted: StageResult) -> None:
+def publish(
+    space: Workspace, ingested: StageResult, emitted: StageResult, suspects: StageResult | None = None
+) -> None:
     """Puts the output folders in place, each by one rename; takes away the manifest of an earlier run first.
 
     The files are hard links to those of the stages, so nothing is stored twice.
@@ -370,7 +383,11 @@ def publish(space: Workspace, ingested: StageResult, emitted: StageResult) -> No
         output: {name: folder / name for name in (_output_file(file, output) for file in emitted.files)}
         for output in OUTPUTS
     }
+    if suspects is not None:
+        outputs["suspects"] = {Path(path).name: Path(path) for path in suspects.paths}
     _publish(space, {**outputs, "bad_rows": _bad_files(ingested)})
+    if suspects is None:  # of an earlier decision
+        shutil.rmtree(space.out / "suspects", ignore_errors=True)
 
 
 def publish_bad_rows(space: Workspace, ingested: StageResult) -> Path:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from connectors.manifest import read_manifest
 from connectors.shards import parquet_files
+from pipelines.selectors.catalog import SELECTORS
 from scorers.catalog import columns_of
 
 TEXT_CHARS = 600
@@ -35,6 +36,7 @@ def explain_text(out: str | Path, row_id: str) -> str:
         row = _find(out / output, row_id)
         if row is not None:
             lines = _kept(row) if output == "train" else _dropped(row)
+            lines += _sentences(row, manifest)
             lines += _scores(out, row, manifest) + _decision_columns(row, manifest)
             lines += _relatives(out, row, output)
             return "\n".join([f"{row_id}", *lines])
@@ -113,6 +115,17 @@ def _dropped(row: dict[str, Any]) -> list[str]:
         f"  prompt:   {_shorten(row['prompt_excerpt'])}",
         f"  response: {_shorten(row['response_excerpt'])}",
     ]
+
+
+def _sentences(row: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
+    """What the selectors of the run say of the row, each in a sentence."""
+    lines = []
+    for step, facts in zip(manifest["recipe"]["select"], manifest.get("selection") or (), strict=False):
+        (name,) = step
+        known = {key: float("inf") if value is None else value for key, value in facts.items()}
+        sentence = SELECTORS[name].explain(row, known) if name in SELECTORS else ""
+        lines += [f"  {name:<9} {sentence}"] if sentence else []
+    return lines
 
 
 def _copy_of(row: dict[str, Any]) -> list[str]:
@@ -195,6 +208,7 @@ def _decision_columns(row: dict[str, Any], manifest: dict[str, Any]) -> list[str
     }
     known |= {"similarity", "prompt_excerpt", "response_excerpt", "kind", "duplicate_in", "cluster_size"}
     known |= {"eval_set", "eval_item", "eval_match", "eval_span"}
+    known |= {"verdict"} if row["reason"].startswith("verdict: ") else set()  # in its sentence
     return [
         f"  {name:<15} {value:.6g}" if isinstance(value, float) else f"  {name:<15} {value}"
         for name, value in row.items()

@@ -19,6 +19,7 @@ from pipelines.recipe import Recipe, RecipeError, parse_recipe
 from pipelines.runner import RunnerChoice
 from pipelines.select import Known, select
 from pipelines.stages import WORK, StageResult, Workspace, load_stage, prune_stages
+from pipelines.suspects import list_suspects
 from scorers.base import ROLES
 
 DROPPING = ("decontaminate", "clusters", "semantic")
@@ -26,7 +27,9 @@ STORED = (
     "ingest", "decontaminate", "signatures", "clusters", "embed", "similarity", "semantic", "vectors",
     "check", "score", *(f"score-{role}" for role in ROLES), "compare",
 )  # fmt: skip
-PUBLISHED = ("train", "dropped", "bad_rows", "scores", "report.html", "README.md", "manifest.json")
+PUBLISHED = (
+    "train", "dropped", "bad_rows", "scores", "suspects", "report.html", "README.md", "manifest.json",
+)  # fmt: skip
 
 
 class UnbalancedBooks(RuntimeError):  # noqa: N818 - reads as what happened
@@ -233,10 +236,13 @@ def _decide_and_publish(
     _report(space.progress, selected)
     emitted = emit(space, recipe, units, dropping, known.scored, selected)
     _report(space.progress, emitted)
-    stages = [*stages, selected, emitted]
+    listed = list_suspects(space, recipe, units, known.scored, selected)
+    if listed is not None:
+        _report(space.progress, listed)
+    stages = [*stages, selected, emitted, *([listed] if listed else [])]
     manifest = _manifest(recipe, stages, described, time.monotonic() - began)
     check_books(manifest["counts"])
-    publish(space, by_name["ingest"], emitted)
+    publish(space, by_name["ingest"], emitted, listed)
     _describe(space.out, manifest)
     prune_stages(space, stages)
     return Finished(space.out, manifest)
@@ -308,6 +314,7 @@ def _manifest(
             "trained": emitted["tokens_trained"],
         },
         "sources": ingested["sources"],
+        "selection": by_name["select"].stats["facts"],
         "dropped_reasons": emitted["dropped_reasons"],
         "bad_reasons": ingested["bad_reasons"],
         "unreadable_files": ingested["unreadable_files"],

@@ -7,8 +7,8 @@ vectors are read for the rows that a selector asks for.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors.manifest import file_hash
-from connectors.shards import ShardWriter, Unit, read_unit
-from pipelines.drops import drop_files, left_mask, rows_left
+from connectors.shards import ShardWriter, Unit, read_stats
+from pipelines.candidates import Candidates, gather
+from pipelines.drops import drop_files, rows_left
 from pipelines.recipe import Recipe
-from pipelines.scored import Files, files_by_unit, read_scored, scored_schema
+from pipelines.scored import Files, files_by_unit
 from pipelines.selectors.base import (
-    FIELD,
     Decisions,
     Selector,
     TokenArrays,
@@ -33,7 +33,6 @@ from pipelines.selectors.base import (
     VectorSelector,
 )
 from pipelines.stages import StageResult, Workspace, run_stage
-from scorers.base import TOKEN_COLUMNS
 from scorers.models.settings import EmbeddingSettings
 
 KEPT_BY_ALL = "kept: no selector in the recipe"
@@ -63,6 +62,7 @@ class Decided:
         masks: Candidate index → which response tokens to train on, for rows that lose tokens.
         weights: Weight of each row in training, float64, (n,): the product over the selectors.
         token_weights: Candidate index → weight of each response token, for rows that have such.
+        facts: Of each selector, in order, the numbers of its whole decision.
     """
 
     keep: npt.NDArray[np.bool_]
@@ -73,6 +73,7 @@ class Decided:
     masks: dict[int, npt.NDArray[np.bool_]]
     weights: npt.NDArray[np.float64]
     token_weights: dict[int, npt.NDArray[np.float32]]
+    facts: list[dict[str, float]] = field(default_factory=list)
 
 
 def decide(
@@ -154,6 +155,7 @@ def _record(selector: Selector, decisions: Decisions, alive: npt.NDArray[np.int6
     decided.stage[lost] = "select"
     decided.selector[alive] = selector.name
     decided.reason[alive] = decisions.reason
+    decided.facts.append(decisions.facts)
     for name, values in decisions.columns.items():
         decided.columns[name] = _spread(values, alive, len(decided.keep))
     if decisions.weights is not None:
@@ -284,6 +286,11 @@ class SelectTask:
     selectors: tuple[Selector, ...]
     seed: int
 
+    @property
+    def reads(self) -> set[str]:
+        """The columns that the selectors read."""
+        return {name for selector in self.selectors for name in selector.reads}
+
 
 class Decide(beam.DoFn):
     """Gathers the candidates, decides, writes the decisions sorted by row."""
@@ -293,20 +300,36 @@ class Decide(beam.DoFn):
 
     def process(self, task: SelectTask) -> Iterator[str]:
         """Yields the name of the finished file."""
-        fields = sorted({name for selector in task.selectors for name in selector.reads if is_field(name)})
-        candidates, rows, starts = gather(task.units, task.drops, task.scored, fields)
-        tokens = TokenReader(task.tokens, starts) if task.tokens else None
-        vectors = VectorReader(task.embeddings, rows, task.embed) if task.embed and task.embeddings else None
-        decided = decide(candidates, task.selectors, task.seed, tokens, vectors)
-        schema = pa.schema(
-            [*DECISION_FIELDS, *((name, column.type) for name, column in sorted(decided.columns.items()))]
-            + [("token_keep", pa.list_(pa.bool_())), ("token_weight", pa.list_(pa.float32()))]
-        )
-        with ShardWriter(Path(self.folder) / task.file, schema) as writer:
-            for table in _decision_tables(decided, candidates["id"], rows, schema):
-                writer.write(table)
-            writer.stats = {"kept": int(decided.keep.sum()), "dropped": int((~decided.keep).sum())}
+        candidates = gather(task.units, task.drops, task.scored, task.reads)
+        decided = decide(candidates.table, task.selectors, task.seed, *readers(task, candidates))
+        write_decisions(Path(self.folder) / task.file, decided, candidates)
         yield task.file
+
+
+def readers(task: SelectTask, candidates: Candidates) -> tuple[TokenReader | None, VectorReader | None]:
+    """What reads tokens and vectors for the task's selectors; None where nothing is stored for them."""
+    tokens = TokenReader(task.tokens, candidates.starts) if task.tokens else None
+    has_vectors = task.embed is not None and task.embeddings
+    vectors = VectorReader(task.embeddings, candidates.rows, task.embed) if has_vectors else None
+    return tokens, vectors
+
+
+def write_decisions(path: Path, decided: Decided, candidates: Candidates) -> None:
+    """Writes the decisions, sorted by row, with their counts and facts in the footer."""
+    schema = pa.schema(
+        [*DECISION_FIELDS, *((name, column.type) for name, column in sorted(decided.columns.items()))]
+        + [("token_keep", pa.list_(pa.bool_())), ("token_weight", pa.list_(pa.float32()))]
+    )
+    with ShardWriter(path, schema) as writer:
+        for table in _decision_tables(decided, candidates.table["id"], candidates.rows, schema):
+            writer.write(table)
+        # JSON has no infinity: what has no limit is null.
+        facts = [
+            {name: value if math.isfinite(value) else None for name, value in own.items()}
+            for own in decided.facts
+        ]
+        kept = int(decided.keep.sum())
+        writer.stats = {"kept": kept, "dropped": len(decided.keep) - kept, "facts": facts}
 
 
 def _decision_tables(
@@ -332,87 +355,6 @@ def _decision_tables(
         yield pa.Table.from_arrays(arrays, schema=schema)
 
 
-def gather(
-    units: Iterable[Unit],
-    drops: Sequence[str],
-    scored: Sequence[Files],
-    fields: Sequence[str] = (),
-) -> tuple[pa.Table, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The candidates: every example that no stage before dropped, with its scores.
-
-    Args:
-        units: All examples.
-        drops: Files of dropped rows.
-        scored: The files of scores of each unit; none at all where the recipe scores nothing.
-        fields: Fields of the input to add, as "extra.NAME".
-
-    Returns:
-        The table, the global row number of each candidate, and the candidate index at which each unit starts
-        (one more entry than units).
-
-    Raises:
-        ValueError: If a score file does not hold exactly the unit's rows.
-    """
-    tables, rows, starts = [], [], [0]
-    columns = ["id", "source", "group", *(["extra"] if fields else [])]
-    found: dict[str, list[Any]] = {name: [] for name in fields}
-    for index, unit in enumerate(units):
-        left = left_mask(drops, unit)
-        table = read_unit(unit, columns).filter(pa.array(left))
-        rows.append(unit.row_start + np.flatnonzero(left))
-        starts.append(starts[-1] + table.num_rows)
-        if fields:
-            add_fields(found, table["extra"])
-            table = table.drop_columns(["extra"])
-        if scored:
-            tables.append(_with_scores(table, unit, scored[index]))
-        else:
-            tables.append(table)
-    if not tables:
-        empty = pa.table({name: pa.array([], pa.string()) for name in ("id", "source", "group")})
-        return empty, np.zeros(0, np.int64), np.zeros(1, np.int64)
-    merged = pa.concat_tables(tables)
-    for name, values in found.items():
-        merged = merged.append_column(name, field_column(values))
-    return merged.combine_chunks(), np.concatenate(rows), np.array(starts, np.int64)
-
-
-def _with_scores(table: pa.Table, unit: Unit, files: Files) -> pa.Table:
-    names = [name for name in scored_schema(files).names if name not in TOKEN_COLUMNS]
-    own = read_scored(files, names)
-    if not own["id"].equals(table["id"]):
-        raise ValueError(f"{files[0]}: its ids are not those of unit {unit.name}; delete it and run again")
-    for name in names[1:]:
-        table = table.append_column(name, own[name])
-    return table
-
-
-def is_field(column: str) -> bool:
-    """Whether a column that a selector reads is a field of the input."""
-    return column.startswith(FIELD)
-
-
-def add_fields(found: Mapping[str, list[Any]], extras: pa.ChunkedArray) -> None:
-    """Appends the values of fields to their lists, one for each row; None where a row has no such field."""
-    for text in extras.to_pylist():
-        extra = json.loads(text) if text else {}
-        for name, values in found.items():
-            values.append(extra.get(name.removeprefix(FIELD)))
-
-
-def field_column(values: Sequence[Any]) -> pa.Array:
-    """A field of the input as a column: numbers if all are numbers or booleans, else texts.
-
-    Example:
-        >>> field_column([True, None, 0.5]).to_pylist(), field_column([1, "a", ["b"]]).to_pylist()
-        ([1.0, None, 0.5], ['1', 'a', '["b"]'])
-    """
-    if all(isinstance(value, int | float | None) for value in values):
-        return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    texts = [v if isinstance(v, str | None) else json.dumps(v, ensure_ascii=False) for v in values]
-    return pa.array(texts, pa.string())
-
-
 @dataclass(frozen=True)
 class Known:
     """What the stages before know of the candidates.
@@ -434,17 +376,13 @@ class Known:
         return list({stage.key: stage for stage in every}.values())
 
 
-def select(
-    space: Workspace,
-    recipe: Recipe,
-    units: Sequence[Unit],
-    dropping: Sequence[StageResult],
-    known: Known,
-) -> StageResult:
-    """Decides on every candidate with the recipe's selectors."""
+def select_task(
+    recipe: Recipe, units: Sequence[Unit], dropping: Sequence[StageResult], known: Known
+) -> SelectTask:
+    """What there is to decide on, and by what."""
     reads_tokens = any(selector.token_reads for selector in recipe.select)
     embedded = known.embedded if recipe.reads_vectors else None
-    task = SelectTask(
+    return SelectTask(
         "decisions.parquet",
         tuple(units),
         drop_files(dropping),
@@ -455,6 +393,17 @@ def select(
         tuple(recipe.select),
         recipe.seed,
     )
+
+
+def select(
+    space: Workspace,
+    recipe: Recipe,
+    units: Sequence[Unit],
+    dropping: Sequence[StageResult],
+    known: Known,
+) -> StageResult:
+    """Decides on every candidate with the recipe's selectors."""
+    task = select_task(recipe, units, dropping, known)
 
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = collection | "decide" >> beam.ParDo(Decide(folder))
@@ -474,5 +423,8 @@ def select(
         [task],
         build,
         total=total,
-        summarise=lambda paths: {"rows": pq.read_metadata(paths[0]).num_rows},
+        summarise=lambda paths: {
+            "rows": pq.read_metadata(paths[0]).num_rows,
+            "facts": read_stats(paths[0])["facts"],
+        },
     )

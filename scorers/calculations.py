@@ -21,9 +21,9 @@ _GAP = r"\s{0,3}"  # every count has a bound: a hostile text of 100,000 characte
 _EQUATION = re.compile(
     rf"(?<![\w.,)%])([($]{{0,4}}{_NUMBER}\)?(?:{_GAP}[-+*/x×÷]{_GAP}[($]{{0,4}}{_NUMBER}\){{0,4}}){{1,16}})"
     rf"{_GAP}={_GAP}\$?(-?{_NUMBER})"
-    r"(?!\s*[-+*/x×÷(=%\d])"  # else the equation goes on
+    r"(?!\s*[-+*/x×÷(=%\d])"  # else the equation goes on, or the result is 1 1/2
 )
-_BEGINS_EARLIER = re.compile(r"[-+*/x×÷(]\s*$")
+_BEGINS_EARLIER = re.compile(r"(?:[-+*/x×÷(]|\d\s|\d\s+and)\s*$")  # or with 1 1/2
 _OPERATORS: dict[type, Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,

@@ -51,6 +51,7 @@ class Decisions:
         prune_tokens: bool, shape (n,): kept rows whose response loses tokens. None when no token does.
         weigh_tokens: bool, shape (n,): kept rows whose tokens get weights. None when no token does.
         weights: Weight of each row in training, float64, (n,), finite and >= 0. None for 1 each.
+        facts: Numbers of the whole decision (thresholds), for the manifest and for `Selector.explain`.
     """
 
     keep: npt.NDArray[np.bool_]
@@ -59,6 +60,7 @@ class Decisions:
     prune_tokens: npt.NDArray[np.bool_] | None = None
     weigh_tokens: npt.NDArray[np.bool_] | None = None
     weights: npt.NDArray[np.float64] | None = None
+    facts: dict[str, float] = field(default_factory=dict)
 
 
 class Selector(BaseModel, ABC):
@@ -87,6 +89,16 @@ class Selector(BaseModel, ABC):
             candidates: The rows still in play, in id order; may be empty.
             seed: The run's seed.
         """
+
+    @classmethod
+    def explain(cls, row: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+        """One sentence on a row with its numbers, "" where the reason says all.
+
+        Args:
+            row: Its scores and decision columns, as published.
+            facts: `Decisions.facts` of the decision.
+        """
+        return ""
 
     @property
     def token_reads(self) -> tuple[str, ...]:

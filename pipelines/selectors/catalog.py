@@ -31,10 +31,12 @@ from pipelines.selectors.source_fit import SourceFit
 from pipelines.selectors.stratified import Stratified
 from pipelines.selectors.threshold import Threshold
 from pipelines.selectors.top_k import TopK
+from pipelines.selectors.verdict import Verdict
 
 SELECTORS: dict[str, type[Selector]] = {
     selector.name: selector
     for selector in (
+        Verdict,
         QTuning,
         Rho1,
         Dft,

@@ -79,7 +79,8 @@ def test_the_step_writes_answers_and_verdicts_of_a_unit(tmp_path: Path) -> None:
 
 def test_every_row_left_is_counted_once(tmp_path: Path) -> None:
     stage = run_check(tmp_path, ROWS)
-    assert stage.stats == {"rows": 6, "right": 2, "wrong": 1, "unread": 1, "no_gold": 2, "wrong_calculation": 0}
+    counts = {"right": 2, "wrong": 1, "unread": 1, "no_gold": 2}
+    assert stage.stats == {"rows": 6, **counts, "wrong_calculation": 0}
     assert stage.files == ("check-000000.parquet", "check-000001.parquet")
     assert run_check(tmp_path, ROWS).reused
 
@@ -125,7 +126,8 @@ def test_mathematical_answers_are_compared_inside_a_worker(tmp_path: Path) -> No
     rows: list[Row] = [("It is $\\sqrt{8}$, so \\boxed{\\sqrt{8}}", {"gold": "2\\sqrt{2}"}),
                        ("The answer is 7.", {"gold": "#### 8"})]  # fmt: skip
     stage = run_check(tmp_path, rows, CheckSettings(gold="gold", kind="math"))
-    assert stage.stats == {"rows": 2, "right": 1, "wrong": 1, "unread": 0, "no_gold": 0, "wrong_calculation": 0}
+    counts = {"right": 1, "wrong": 1, "unread": 0, "no_gold": 0}
+    assert stage.stats == {"rows": 2, **counts, "wrong_calculation": 0}
 
 
 @pytest.mark.realdata

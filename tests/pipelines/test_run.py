@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipelines.explain import explain_text
 from pipelines.ingest import TooManyBadRows
 from pipelines.progress import Progress
 from pipelines.recipe import RecipeError, parse_recipe
@@ -427,3 +428,30 @@ def test_a_selector_with_vectors_needs_an_embedding_model(corpus: Path) -> None:
         parse_recipe(recipe(corpus, select=[{"k_center": {"keep": 0.5}}]))
     with pytest.raises(RecipeError, match=r"dart reads correct, which nothing computes; .*check: \{gold"):
         parse_recipe(recipe(corpus, select=[{"dart": {"k": 2}}]))
+
+
+def test_a_verdict_lists_suspect_answers_and_names_what_was_dropped_before(
+    corpus: Path, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong.jsonl"
+    answers = [f"{i} + {i} = {2 * i + (i == 5)}, so the answer is {2 * i}." for i in range(20)]
+    rows = [{"prompt": f"What is {i} plus {i}?", "completion": answers[i]} for i in range(20)]
+    wrong.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = recipe(corpus, score=["loss", "entropy", "ifd"], select=[{"verdict": {}}])
+    plain["inputs"].append({"path": str(wrong), "source": "sums"})
+    first = _run(plain, tmp_path / "out")
+    listed = rows_of(first.out, "suspects")
+    assert [row["rank"] for row in listed] == list(range(1, len(listed) + 1))
+    assert [row["suspicion"] for row in listed] == sorted((row["suspicion"] for row in listed), reverse=True)
+    assert listed[0]["id"] == "sums/wrong.jsonl:00000006"  # rows are counted from 1
+    assert listed[0]["messages"][-1]["content"] == answers[5]
+    assert listed[0]["why"].startswith("suspect answer: 5 + 5 = 11 does not hold, suspicion 1.")
+    kept, dropped = rows_of(first.out, "train"), rows_of(first.out, "dropped")
+    assert {row["id"] for row in listed} == {row["id"] for row in dropped if row["verdict"] == "suspect"}
+    assert {row["verdict"] for row in kept} <= {"keep", "keep_prune"}
+    assert all(row["verdict"] == "duplicate" for row in dropped if row["duplicate_of"])
+    assert None not in {row["verdict"] for row in dropped}
+    for row in [*kept[:3], *(row for row in dropped if row["verdict"] == "too_easy")][:6]:
+        assert "  verdict   " in explain_text(first.out, row["id"])
+    again = reselect(first.out, parse_recipe(plain | {"select": [{"random": {"keep": 1}}]}), LOCAL, QUIET)
+    assert not (again.out / "suspects").exists()

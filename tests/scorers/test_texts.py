@@ -21,6 +21,7 @@ from scorers.prompt_overlap import prompt_overlap
         ("2 / 3 = 0.67 and 2/3 = 0.66666", []),
         ("x + 3 = 5; 3x + 2 = 7; a2+3=9", []),
         ("2 + 3 = 4 + 1", []),  # goes on
+        ("2 - 1/2 = 1 1/2 and 1 1/2 + 2 = 3 1/2, 1 and 1/4 + 2 = 3.25", []),  # mixed numbers
         ("(2 + 3) * 4 = 20", []),
         ("20% * 50 = 10", []),
         ("Version 1.2-3 = 4 of the form", ["1.2-3 = 4"]),

@@ -46,6 +46,11 @@ def candidates(
         "entropy": pa.array(loss if entropy is None else entropy, pa.float64()),
         "wg_inner": pa.array(loss, pa.float64()),
         "g_norm": pa.array(loss if entropy is None else entropy, pa.float64()),
+        "direct_loss": pa.array([None if x is None else x + 1 for x in loss], pa.float64()),
+        "ifd_ppl": pa.array([None if x is None else 0.5 for x in loss], pa.float64()),
+        "answer": pa.array([None] * rows, pa.string()),
+        "wrong_calculations": pa.array([0.0] * rows, pa.float64()),
+        "prompt_overlap": pa.array([None if x is None else 0.5 for x in loss], pa.float64()),
         "correct": pa.array(
             [None if x is None else float(x > 1) for x in loss] if correct is None else correct, pa.float64()
         ),
@@ -86,6 +91,11 @@ def any_candidates(draw: st.DrawFn) -> pa.Table:
             "entropy": score(),
             "wg_inner": score(),
             "g_norm": score(),
+            "direct_loss": score(),
+            "ifd_ppl": score(),
+            "answer": pa.array(random.choice(["1", "1.0", "two"], rows), mask=random.random(rows) < 0.3),
+            "wrong_calculations": pa.array((random.random(rows) < 0.1).astype(float)),
+            "prompt_overlap": score(),
             "correct": pa.array(random.integers(0, 2, rows).astype(float), mask=random.random(rows) < 0.2),
             **{name: score() for name in ONE_COLUMN},
         }

@@ -19,7 +19,7 @@ def test_a_step_becomes_its_selector_with_its_options() -> None:
     ("step", "message"),
     [
         ({"q_tunning": {"keep": 0.5}}, "select: there is no selector 'q_tunning'; did you mean 'q_tuning'?"),
-        ({"zzz": {}}, "there is no selector 'zzz' (there are q_tuning, rho1"),
+        ({"zzz": {}}, "there is no selector 'zzz' (there are verdict, q_tuning"),
         (
             {"q_tuning": {"keep": 0.5, "token_kep": 1}},
             "select.q_tuning.token_kep: there is no such option; did you",

@@ -15,6 +15,8 @@ from pipelines.selectors.catalog import SELECTORS, parse_selector
 from tests.pipelines.selectors.tables import FEW_EXAMPLES, any_candidates, candidates, kept_rows
 
 STEPS: list[dict[str, dict[str, Any]]] = [
+    {"verdict": {}},
+    {"verdict": {"keep_tokens": 90, "suspect": 0.3, "too_easy": 0.4, "keep_suspects": True}},
     {"q_tuning": {"keep": 0.5, "token_keep": 0.5}},
     {"q_tuning": {"keep": 0.3, "method": "bisection"}},
     {"q_tuning": {"keep": 0.5, "token_keep": 0.5, "token_budget": "batch_global"}},

@@ -32,7 +32,8 @@ def test_bounds_are_inclusive_unless_said_otherwise(bounds: dict[str, Any], kept
 
 def test_ifd_of_one_and_more_is_dropped() -> None:
     # (conditional, direct) losses (1, 2), (1.5, 1.2), (1, 1): ratios of perplexity e^-1, e^.3, 1
-    table = candidates([1.0, 1.5, 1.0]).append_column("ifd_ppl", pa.array([0.367879, 1.349859, 1.0]))
+    table = candidates([1.0, 1.5, 1.0]).drop_columns(["ifd_ppl"])
+    table = table.append_column("ifd_ppl", pa.array([0.367879, 1.349859, 1.0]))
     decisions = Threshold(column="ifd_ppl", max=1, include_max=False).decide(table, 0)
     assert kept_rows(decisions) == [0]
     assert decisions.reason.tolist() == [

@@ -1,0 +1,130 @@
+"""The candidates of selection: every example that no stage before dropped, with what the selectors read.
+
+Of the stored files only the columns that somebody asks for are read, each file once: deciding again over a
+million scored rows takes seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from connectors.shards import Unit
+from pipelines.drops import left_rows
+from pipelines.scored import Files, read_scored, scored_schema
+from pipelines.selectors.base import FIELD
+
+ALWAYS = ("id", "source", "group", "status", "prompt_tokens", "response_tokens", "truncated")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What is decided on, in row order.
+
+    Attributes:
+        table: The table described in pipelines/selectors/base.py.
+        rows: Global row number of each candidate, int64, (n,).
+        starts: Candidate index at which each unit starts, and n, int64, (units + 1,).
+    """
+
+    table: pa.Table
+    rows: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+
+
+def gather(
+    units: Sequence[Unit], drops: Sequence[str], scored: Sequence[Files], reads: Collection[str] = ()
+) -> Candidates:
+    """The candidates among the rows of units.
+
+    Args:
+        units: All examples.
+        drops: Files of dropped rows.
+        scored: The files of scores of each unit; none at all where the recipe scores nothing.
+        reads: Columns to read beside those of ALWAYS; fields of the input as "extra.NAME". One that is stored
+            nowhere is left out.
+
+    Raises:
+        ValueError: If a score file does not hold exactly the unit's rows.
+    """
+    left = left_rows(drops, sum(unit.rows for unit in units))
+    before = np.concatenate(([0], np.cumsum(left)))
+    starts = before[[*(unit.row_start for unit in units), len(left)]]
+    table = _examples(units, left, sorted(filter(is_field, reads)))
+    if scored:
+        scores = _scores(scored, {*ALWAYS, *reads}, table["id"], starts)
+        for name in scores.column_names:
+            table = table.append_column(name, scores[name])
+    return Candidates(table.combine_chunks(), np.flatnonzero(left), starts)
+
+
+def _examples(units: Sequence[Unit], left: npt.NDArray[np.bool_], fields: Sequence[str]) -> pa.Table:
+    """Identities of the rows that are left, and fields of the input."""
+    names = ["id", "source", "group", *(["extra"] if fields else [])]
+    parts = itertools.groupby((part for unit in units for part in unit.parts), key=itemgetter(0))
+    tables = [pa.table({name: pa.array([], pa.string()) for name in names})]
+    for path, own in parts:
+        with pq.ParquetFile(path) as file:  # once for all of its units: a footer is as long as the file
+            tables.append(file.read_row_groups([group for _, group in own], columns=names))
+    table = pa.concat_tables(tables).filter(pa.array(left))
+    if fields:
+        found: dict[str, list[Any]] = {name: [] for name in fields}
+        add_fields(found, table["extra"])
+        table = table.drop_columns(["extra"])
+        for name, values in found.items():
+            table = table.append_column(name, field_column(values))
+    return table
+
+
+def _scores(
+    scored: Sequence[Files], wanted: Collection[str], ids: pa.ChunkedArray, starts: npt.NDArray[np.int64]
+) -> pa.Table:
+    """Those of the wanted columns that are stored, without id and without the files that hold none of them."""
+    held = [[n for n in scored_schema((file,)).names if n in wanted and n != "id"] for file in scored[0]]
+    names = [name for own in held for name in own]
+    tables = [pa.table({})]
+    if names:
+        files = [tuple(file for file, own in zip(unit, held, strict=True) if own) for unit in scored]
+        with ThreadPoolExecutor(pa.cpu_count()) as pool:  # Parquet is decoded outside of Python's lock
+            tables = list(pool.map(partial(read_scored, columns=names), files))
+        for unit, table, start, stop in zip(files, tables, starts[:-1], starts[1:], strict=True):
+            if not table["id"].equals(ids.slice(start, stop - start)):
+                raise ValueError(f"{unit[0]}: its ids are not those of the examples; delete it and run again")
+    return pa.concat_tables(tables).select(names)
+
+
+def is_field(column: str) -> bool:
+    """Whether a column that a selector reads is a field of the input."""
+    return column.startswith(FIELD)
+
+
+def add_fields(found: Mapping[str, list[Any]], extras: pa.ChunkedArray) -> None:
+    """Appends the values of fields to their lists, one for each row; None where a row has no such field."""
+    for text in extras.to_pylist():
+        extra = json.loads(text) if text else {}
+        for name, values in found.items():
+            values.append(extra.get(name.removeprefix(FIELD)))
+
+
+def field_column(values: Sequence[Any]) -> pa.Array:
+    """A field of the input as a column: numbers if all are numbers or booleans, else texts.
+
+    Example:
+        >>> field_column([True, None, 0.5]).to_pylist(), field_column([1, "a", ["b"]]).to_pylist()
+        ([1.0, None, 0.5], ['1', 'a', '["b"]'])
+    """
+    if all(isinstance(value, int | float | None) for value in values):
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    texts = [v if isinstance(v, str | None) else json.dumps(v, ensure_ascii=False) for v in values]
+    return pa.array(texts, pa.string())
