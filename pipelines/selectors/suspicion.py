@@ -6,9 +6,9 @@
 
 Misfit is how much less likely its prompt makes the response; overlap the share of the response's words that
 the prompt has. So it is *confident disagreement*: of the text with itself, of rivals, or of the model with
-the pairing of prompt and response. Above 1 there is evidence in the text; below 1 the order is that of misfit and
-overlap, which finds answers to another question far better than loss or perplexity, and does not find
-plausible falsehoods: benchmarks/suspects.py measures it on labels. Ours; no published method.
+the pairing of prompt and response. Above 1 there is evidence in the text; below 1 the order is that of
+misfit and overlap, which finds answers to another question far better than loss or perplexity, and does not
+find plausible falsehoods: benchmarks/suspects.py measures it on labels. Ours; no published method.
 """
 
 from __future__ import annotations

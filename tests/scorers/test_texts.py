@@ -32,6 +32,29 @@ def test_calculations_that_do_not_hold(text: str, wrong: list[str]) -> None:
     assert wrong_calculations(text) == wrong
 
 
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("12 * 5 = $60, and 12 x 5 = 61", 1),
+        ("$5,000 * (1 + 2.5%) = $5,125", 0),
+        ("$5 * 60% = 5 * 0.6 = $3", 0),  # the first equation goes on, the last is read
+        ("(3 + 4) * 5 = 35", 0),
+        ("(2 + 1) * (3 + 4) * 5 = 35", 1),
+        ("3 eggs * 4 + 8 = 20", 0),  # begins in the middle: not judged
+        ("2 / 3 = 0.67, 2 / 3 = 0.66, 2 / 3 = 0.6", 0),  # rounded, or cut
+        ("2 / 3 = 0.68", 1),
+        ("1 / 4 = 25%", 0),
+        ("20 apples - 3 = 9", 0),  # what is subtracted from is unknown
+        ("x = 4 and 2 + 2", 0),
+        ("2 + 48 + 3150 + 1300 = 4490", 1),
+        ("7 / 0 = 1", 0),
+        ("1000 - 1 = 1,999", 1),
+    ],
+)
+def test_calculations_are_read_as_they_are_written(text: str, wrong: int) -> None:
+    assert len(wrong_calculations(text)) == wrong
+
+
 @given(st.integers(0, 10**6), st.integers(1, 10**6), st.sampled_from("+-*"), st.integers(-3, 3))
 def test_a_whole_result_holds_only_when_it_is_right(one: int, other: int, sign: str, off: int) -> None:
     right = {"+": one + other, "-": one - other, "*": one * other}[sign]
