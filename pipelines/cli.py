@@ -216,14 +216,19 @@ def validate(recipe: RecipePath, set_: Overrides = None) -> None:
 
 
 @app.command()
-def init(path: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")] = Path("recipe.yaml")) -> None:
+def init(
+    path: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")] = Path("recipe.yaml"),
+    recipe: Annotated[
+        str, typer.Option(help="A published pipeline; `winnow methods` lists them.")
+    ] = "starter",
+) -> None:
     """Write a commented recipe to start from."""
     with _failures():
-        if path.exists():
-            raise ValueError(f"{path} is there already; name another file")
-        text = (Path(__file__).parent / "starter.yaml").read_text("utf-8")
-        path.write_text(text, "utf-8")
-        _show(f"Wrote {path}. Edit `inputs` and `model`, then: winnow validate {path}")
+        from pipelines.published import write_recipe
+
+        written = write_recipe(recipe, path)
+        also = f" and {written[1]}" if written[1:] else ""
+        _show(f"Wrote {path}{also}. Edit `inputs` and `model`, then: winnow validate {path}")
 
 
 def _close(finished: Finished) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
+from pipelines.published import recipe_line, recipe_names
 from pipelines.selectors.base import Selector, VectorSelector
 from pipelines.selectors.catalog import SELECTORS
 from scorers.base import Scorer
@@ -18,10 +19,12 @@ _DIRECTION = {
 
 
 def methods_text() -> str:
-    """Scorers with their columns and needs, selectors with their options."""
-    return "\n".join(
-        ["SCORERS (under `score:`)", *_scorers(), "", "SELECTORS (under `select:`)", *_selectors()]
-    )
+    """Scorers with their columns and needs, selectors with their options, recipes of published pipelines."""
+    scorers = ["SCORERS (under `score:`)", *_scorers(), ""]
+    selectors = ["SELECTORS (under `select:`)", *_selectors(), ""]
+    recipes = ["RECIPES (winnow init --recipe NAME)", ""]
+    recipes += [f"  {name:<18}{recipe_line(name)}" for name in recipe_names()]
+    return "\n".join([*scorers, *selectors, *recipes])
 
 
 def _scorers() -> Iterator[str]:

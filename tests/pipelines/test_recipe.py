@@ -90,4 +90,4 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: s
 
 
 def test_the_starter_recipe_is_valid() -> None:
-    assert load_recipe(Path("pipelines/starter.yaml").resolve()).stores_tokens
+    assert load_recipe(Path("pipelines/recipes/starter.yaml").resolve()).stores_tokens
