@@ -216,6 +216,29 @@ def validate(recipe: RecipePath, set_: Overrides = None) -> None:
 
 
 @app.command()
+def rank(
+    examples: Annotated[
+        str, typer.Argument(metavar="EXAMPLES", help="File, folder or glob of K examples of the task.")
+    ],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Folders or hub ids of the candidate models.")
+    ],
+    max_tokens: Annotated[
+        int | None, typer.Option(min=2, help="Longest example in tokens; default: each model's context.")
+    ] = None,
+    chat_template: Annotated[
+        str, typer.Option(help="auto, plain, or the path of a Jinja file, for all models.")
+    ] = "auto",
+) -> None:
+    """Rank candidate models by how likely they find the answers to K examples of a task."""
+    _quiet_libraries(verbose=False)
+    with _failures():
+        from pipelines.rank_models import rank_text
+
+        _show(rank_text(examples, models, max_tokens=max_tokens, chat_template=chat_template))
+
+
+@app.command()
 def init(
     path: Annotated[Path, typer.Argument(metavar="RECIPE.yaml")] = Path("recipe.yaml"),
     recipe: Annotated[

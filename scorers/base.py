@@ -2,7 +2,8 @@
 
 A scorer never sees the model. The *plan* is the union of the needs of all scorers asked for, so each
 view runs once per batch however many scorers read it. A view is the response tokens in a context:
-`conditional` after its prompt, `direct` with no prompt before them. An output is a number for each of those
+`conditional` after its prompt, `direct` with no prompt before them; `whole` counts the tokens of the prompt
+as the response's. An output is a number for each of those
 tokens, kept *ragged* (all rows end to end in one array, with offsets), or an array for each row.
 
 Most scorers read the target model alone. One that compares it with another model names that model's *role*;
@@ -18,7 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-View = Literal["conditional", "direct"]
+View = Literal["conditional", "direct", "whole"]
 TokenOutput = Literal[
     "logprob", "entropy", "top1", "top1_logprob", "rank", "el2n", "logit_gap", "log_partition"
 ]

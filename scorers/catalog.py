@@ -20,6 +20,7 @@ from scorers import (
     rho1,
     scalediff,
     top1_agreement,
+    whole_text,
 )
 from scorers.base import Column, Need, Output, Role, Scorer
 
@@ -30,6 +31,7 @@ SCORERS: dict[str, Scorer] = {
         entropy,
         top1_agreement,
         ifd,
+        whole_text,
         el2n,
         donod,
         dft,

@@ -15,6 +15,7 @@ from pipelines.selectors.deita_diversity import DeitaDiversity
 from pipelines.selectors.dft import Dft
 from pipelines.selectors.donod import Donod
 from pipelines.selectors.facility_location import FacilityLocation
+from pipelines.selectors.fait import Fait
 from pipelines.selectors.glow import Glow
 from pipelines.selectors.got_d import GotD
 from pipelines.selectors.grape import Grape
@@ -40,6 +41,7 @@ SELECTORS: dict[str, type[Selector]] = {
         QTuning,
         Rho1,
         Dft,
+        Fait,
         Glow,
         Dart,
         PassRate,

@@ -6,7 +6,8 @@ high or middle, depending on the corpus); POINTS, https://arxiv.org/abs/2409.048
 20 %, that is `{high: 0.2}`, of image-text pairs. No direction is better in itself.
 
 Formula: of n rows ranked by loss, 0 the lowest, those with floor(low n) <= rank < floor(high n). Bands
-that share an edge therefore never overlap nor leave a gap: three thirds partition the rows.
+that share an edge therefore never overlap nor leave a gap: three thirds partition the rows. `scope: all`
+ranks by the loss of prompt and response, as for pre-training text.
 
 Ours: the score is the mean loss of the response tokens, which orders rows as perplexity does and does
 not overflow; equal values rank by id; rows without a loss, or with fewer than `min_response_tokens`,
@@ -15,7 +16,7 @@ whose perplexity is unstable and often low, are dropped and enter no quantile.
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,9 @@ class PerplexityBand(Selector):
 
     low: float = Field(default=0.0, ge=0, le=1, description="quantile of loss where the band begins")
     high: float = Field(default=1.0, ge=0, le=1, description="quantile of loss where the band ends")
+    scope: Literal["response", "all"] = Field(
+        default="response", description="loss of the response, or of the prompt too (score: whole_text)"
+    )
     min_response_tokens: int = Field(default=1, ge=1, description="shorter responses are dropped")
 
     @model_validator(mode="after")
@@ -43,11 +47,12 @@ class PerplexityBand(Selector):
     @property
     def reads(self) -> tuple[str, ...]:
         """The column that decides."""
-        return ("loss",)
+        return ("loss" if self.scope == "response" else "whole_loss",)
 
     def decide(self, candidates: pa.Table, seed: int) -> Decisions:
         """Keeps the band; writes `perplexity_rank`, 1 for the lowest loss, null where a row has no rank."""
-        loss = scores(candidates, "loss", self.name)
+        (column,) = self.reads
+        loss = scores(candidates, column, self.name)
         has_score = np.isfinite(loss)
         ranked = has_score & (counts(candidates, "response_tokens", self.name) >= self.min_response_tokens)
         rows = np.flatnonzero(ranked)
@@ -61,7 +66,7 @@ class PerplexityBand(Selector):
         place = (ranks <= begin) + 2 * (ranks > np.maximum(begin, end))
         reason = choose([f"perplexity_band: {text}" for text in texts], place)
         reason[has_score & ~ranked] = "perplexity_band: response too short"
-        reason[~has_score] = without_score("perplexity_band: no loss", candidates, ~has_score)
+        reason[~has_score] = without_score(f"perplexity_band: no {column}", candidates, ~has_score)
         return Decisions(keep, reason, {"perplexity_rank": pa.array(ranks, mask=~ranked)})
 
 

@@ -26,7 +26,7 @@ Where paper and code differ:
 
 - Token budget: the paper gives each Q2 row its own (`per_sample`, our default), the code one for the
   whole batch, prompts included, paid by the Q2 rows alone (`batch_global`): they can lose every token.
-- Entropy: the code averages over prompt and response; we follow the paper, response only.
+- Entropy: the code averages over prompt and response (`entropy_scope: all`); the paper says response, as we.
 - Target: the code keeps max(1, round(keep * n)) rows; we follow the paper, floor.
 - Neighbours that do not exist count as 0 (`neighbor_pad: zero`); in the code a masked token in that
   place counts as 1 (`one`); `self` repeats the token's own value.
@@ -133,6 +133,9 @@ class QTuning(Selector, Budget):
     batch: int | None = Field(
         default=None, ge=1, description="rows that compete, drawn at random; null: all (only with keep)"
     )
+    entropy_scope: Literal["response", "all"] = Field(
+        default="response", description="entropy of the response, or of the prompt too (score: whole_text)"
+    )
     smoothing: float = Field(default=0.5, ge=0, le=1, description="weight of a token's neighbours")
     neighbor_pad: NeighborPad = Field(default="zero", description="perplexity of a missing neighbour")
 
@@ -152,7 +155,7 @@ class QTuning(Selector, Budget):
     @property
     def reads(self) -> tuple[str, ...]:
         """Columns of the candidates that decide."""
-        return ("loss", "entropy")
+        return ("loss", "entropy" if self.entropy_scope == "response" else "whole_entropy")
 
     @property
     def token_reads(self) -> tuple[str, ...]:
@@ -161,8 +164,7 @@ class QTuning(Selector, Budget):
 
     def decide(self, candidates: pa.Table, seed: int) -> Decisions:
         """Keeps the rows that enter Q2 or Q4 first; writes `quadrant` and `q_tuning_level`."""
-        loss = scores(candidates, "loss", self.name)
-        entropy = scores(candidates, "entropy", self.name)
+        loss, entropy = (scores(candidates, column, self.name) for column in self.reads)
         has_score = np.isfinite(loss) & np.isfinite(entropy)
         in_play = has_score & self.can_count(candidates)
         rows = np.flatnonzero(in_play)

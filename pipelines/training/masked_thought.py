@@ -21,6 +21,24 @@ the rows beside it or its padding. A row seen again in the next epoch is masked 
 A Trainer uses its collator in evaluation too. `UnmaskedEvaluation` mends that:
 
     class MaskedThoughtTrainer(UnmaskedEvaluation, Trainer): ...
+
+Instead of a collator, `masked_copies` makes masked rows beforehand, of the training set of a run with token
+ids (`emit: {tokens: always}`). With a copy for each epoch, train for one epoch over all; r does not grow.
+Other columns that training reads (`weight`, `token_weights`) are repeated as `labels` are.
+
+    train = load_dataset("parquet", data_files="OUT/train/*.parquet", split="train")
+    vocabulary = np.array(list(tokenizer.get_vocab().values()))
+    protected = [*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder]
+
+    def mask(batch):
+        made = [
+            masked_copies(*row, rate=0.4, copies=3, vocabulary=vocabulary, protected=protected)
+            for row in zip(batch["id"], batch["input_ids"], batch["labels"])
+        ]
+        labels = [own for own in batch["labels"] for _ in range(3)]
+        return {"input_ids": [ids for copies in made for ids in copies], "labels": labels}
+
+    masked = train.map(mask, batched=True, remove_columns=train.column_names)
 """
 
 from __future__ import annotations
@@ -71,8 +89,7 @@ class MaskedThought:
         seed: int = 0,
         batches_made: int = 0,
     ) -> None:
-        if not 0 <= rate <= 1:
-            raise ValueError(f"masked_thought: rate is {rate}, a probability from 0 to 1 is needed")
+        _check_rate(rate)
         if warmup_batches < 0 or batches_made < 0:
             raise ValueError("masked_thought: warmup_batches and batches_made must be at least 0")
         self.collator = collator
@@ -118,14 +135,8 @@ class MaskedThought:
         self, ids: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], number: int, rate: float
     ) -> npt.NDArray[np.int64]:
         response = np.flatnonzero(labels != IGNORED)
-        tokens = ids[response]
-        row_seed = id_order([f"masked_thought:{number}:{tokens.tobytes().hex()}"], self.seed)[0]
-        random = np.random.default_rng(int(row_seed))
-        chosen = random.random(len(tokens)) < rate
-        replacements = random.choice(self._replacements, len(tokens))
-        masked = ids.copy()
-        masked[response] = np.where(chosen & ~np.isin(tokens, self._markers), replacements, tokens)
-        return masked
+        row = f"{number}:{ids[response].tobytes().hex()}"
+        return _masked(ids, response, rate, self._replacements, self._markers, _random(row, self.seed))
 
 
 def mask_rate(batch: int, rate: float, warmup_batches: int) -> float:
@@ -136,6 +147,90 @@ def mask_rate(batch: int, rate: float, warmup_batches: int) -> float:
         [0.0, 0.1, 0.4, 0.4]
     """
     return rate * min(1.0, batch / warmup_batches) if warmup_batches else rate
+
+
+def masked_copies(
+    row_id: str,
+    input_ids: Sequence[int],
+    labels: Sequence[int],
+    *,
+    rate: float,
+    copies: int,
+    vocabulary: npt.ArrayLike,
+    protected: npt.ArrayLike,
+    seed: int = 0,
+) -> list[npt.NDArray[np.int64]]:
+    """Copies of a row's `input_ids` with tokens of the response replaced; the labels stay as they are.
+
+    Each depends on (seed, row_id, number of the copy) only, so that more copies begin with the same ones.
+
+    Args:
+        row_id: Tells the row from all others.
+        input_ids: Token ids of the conversation, shape (t,).
+        labels: The same ids where a token is trained on, -100 elsewhere, shape (t,).
+        rate: Probability of a token to be replaced, 0 to 1.
+        copies: How many to make, at least 0.
+        vocabulary: Ids to draw from, each as likely as the others: an array of all, or only a mask token's.
+        protected: Ids that are neither drawn nor replaced: special tokens and chat markers. To draw a mask
+            token, leave it out.
+        seed: Of all randomness.
+
+    Returns:
+        One array of int64, shape (t,), for each copy.
+
+    Raises:
+        ValueError: If an option is out of range, the lengths differ, or there is no id to draw.
+
+    Example:
+        >>> row = "a", [1, 50, 60, 2], [-100, 50, 60, 2]
+        >>> masked_copies(*row, rate=1.0, copies=1, vocabulary=[0], protected=[1, 2])[0].tolist()
+        [1, 0, 0, 2]
+    """
+    _check_rate(rate)
+    ids, targets = np.array(input_ids, np.int64), np.array(labels, np.int64)
+    if copies < 0 or ids.shape != targets.shape:
+        raise ValueError(
+            f"masked_thought: {row_id}: {copies} copies of {len(ids)} input_ids with {len(targets)} labels; "
+            "wanted at least 0 copies, and as many labels as input_ids"
+        )
+    known, markers = np.asarray(vocabulary, np.int64), np.asarray(protected, np.int64)
+    drawn = known[~np.isin(known, markers)]
+    if not len(drawn):
+        raise ValueError(
+            "masked_thought: every id of `vocabulary` is protected, so there is none to put in place of "
+            "another; leave a mask token out of `protected`"
+        )
+    response = np.flatnonzero(targets != IGNORED)
+    return [
+        _masked(ids, response, rate, drawn, markers, _random(f"copy {copy}:{row_id}", seed))
+        for copy in range(copies)
+    ]
+
+
+def _masked(
+    ids: npt.NDArray[np.int64],
+    response: npt.NDArray[np.int64],
+    rate: float,
+    replacements: npt.NDArray[np.int64],
+    markers: npt.NDArray[np.int64],
+    random: np.random.Generator,
+) -> npt.NDArray[np.int64]:
+    """The ids with some at the positions `response`, markers aside, replaced."""
+    tokens = ids[response]
+    chosen = random.random(len(tokens)) < rate
+    drawn = random.choice(replacements, len(tokens))
+    masked = ids.copy()
+    masked[response] = np.where(chosen & ~np.isin(tokens, markers), drawn, tokens)
+    return masked
+
+
+def _random(row: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng(int(id_order([f"masked_thought:{row}"], seed)[0]))
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 <= rate <= 1:
+        raise ValueError(f"masked_thought: rate is {rate}, a probability from 0 to 1 is needed")
 
 
 def _markers(tokenizer: Any) -> set[int]:  # noqa: ANN401 - transformers is untyped

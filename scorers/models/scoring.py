@@ -100,7 +100,7 @@ def score_examples(
     """
     started = time.perf_counter()
     needs = plan(scorers, store_tokens, store_outputs)
-    views: tuple[View, ...] = ("conditional", "direct")
+    views: tuple[View, ...] = ("conditional", "direct", "whole")
     wanted = {view: _wanted(model, needs, view) for view in views}
     retries = model.limit.retries
     rows: list[RowTokens] = []

@@ -61,6 +61,14 @@ class RowTokens:
     message: str = ""
 
     @property
+    def whole(self) -> TokenSequence | None:
+        """The conversation with every token but the first as a target; None when the template failed."""
+        if self.conditional is None:
+            return None
+        targets = np.arange(1, len(self.conditional.ids))
+        return TokenSequence(self.conditional.ids, targets, np.ones(len(targets), np.bool_))
+
+    @property
     def prompt_tokens(self) -> int:
         """Tokens that are not the response's."""
         return 0 if self.conditional is None else len(self.conditional.ids) - self.response_tokens

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from pipelines.training.masked_thought import MaskedThought, UnmaskedEvaluation, mask_rate
+from pipelines.training.masked_thought import (
+    MaskedThought,
+    UnmaskedEvaluation,
+    mask_rate,
+    masked_copies,
+)
 from pipelines.training.token_losses import IGNORED
 from tests.pipelines.training.toy import EXAMPLES, Recorded, collate, model, rows, seeds, trainer
 from tests.scorers import toy_models
@@ -40,6 +46,29 @@ def long_row(tokenizer: Any) -> Row:  # noqa: ANN401
 
 def masked(tokenizer: Any, features: Sequence[Row], **options: Any) -> dict[str, Any]:  # noqa: ANN401
     return MaskedThought(collate, tokenizer, **({"warmup_batches": 0} | options))(features)
+
+
+def copies_of(
+    row: Row,
+    count: int,
+    *,
+    rate: float = 0.4,
+    seed: int = 0,
+    name: str = "row",
+    vocabulary: Sequence[int] = range(2, 300),
+    protected: Sequence[int] = (0, 1),
+) -> list[list[int]]:
+    made = masked_copies(
+        name,
+        row["input_ids"],
+        row["labels"],
+        rate=rate,
+        copies=count,
+        vocabulary=vocabulary,
+        protected=protected,
+        seed=seed,
+    )
+    return [ids.tolist() for ids in made]
 
 
 # --- examples ---------------------------------------------------------------------------------------------
@@ -110,6 +139,56 @@ def test_a_batch_without_labels_is_refused(tokenizer: Any) -> None:  # noqa: ANN
         MaskedThought(no_labels, tokenizer, warmup_batches=0)([{}])
 
 
+def test_copies_replace_the_asked_for_share_each_in_other_places(tokenizer: Any, long_row: Row) -> None:  # noqa: ANN401
+    protected = [*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder]
+    vocabulary = sorted(tokenizer.get_vocab().values())
+    made = np.array(copies_of(long_row, 3, vocabulary=vocabulary, protected=protected))
+    changed = made != np.array(long_row["input_ids"])
+    assert not changed[:, :10].any()
+    assert not changed[:, -2:].any()  # a chat marker and the end of text
+    # three standard deviations of a share of 2,000, less the chance to draw the same token again
+    assert changed.sum(axis=1) / 2000 == pytest.approx(0.4, abs=3 * (0.24 / 2000) ** 0.5 + 0.4 / 300)
+    assert (changed[0] & changed[1]).sum() / changed[0].sum() == pytest.approx(0.4, abs=0.06)
+    put_in = set(made[changed].tolist())
+    assert put_in.isdisjoint(protected)
+    assert len(put_in) > 200
+
+
+def test_copies_with_a_mask_token_hold_nothing_else(long_row: Row) -> None:
+    (made,) = copies_of(long_row, 1, rate=1.0, vocabulary=[301], protected=[0, 1])
+    assert set(made[10:-2]) == {301}
+    with pytest.raises(ValueError, match="leave a mask token out of `protected`"):
+        copies_of(long_row, 1, vocabulary=[301], protected=[0, 1, 301])
+
+
+def test_copies_that_cannot_be_made_are_refused(long_row: Row) -> None:
+    with pytest.raises(ValueError, match="rate is -0.1"):
+        copies_of(long_row, 1, rate=-0.1)
+    with pytest.raises(ValueError, match="-1 copies"):
+        copies_of(long_row, -1)
+    with pytest.raises(ValueError, match="row: 1 copies of 2 input_ids with 1 labels"):
+        copies_of({"input_ids": [1, 2], "labels": [2]}, 1)
+
+
+def test_copies_are_made_by_datasets_as_the_module_says() -> None:
+    plain = [{"id": f"row{at}", **row, "reason": "kept"} for at, row in enumerate(ROWS)]
+    train = datasets.Dataset.from_list(plain)
+
+    def mask(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        made = [
+            masked_copies(*row, rate=0.4, copies=3, vocabulary=range(2, 60), protected=[0, 1])
+            for row in zip(batch["id"], batch["input_ids"], batch["labels"], strict=True)
+        ]
+        labels = [own for own in batch["labels"] for _ in range(3)]
+        return {"input_ids": [ids for copies in made for ids in copies], "labels": labels}
+
+    found = train.map(mask, batched=True, batch_size=5, remove_columns=train.column_names)
+    assert found.column_names == ["input_ids", "labels"]
+    assert found["labels"][:] == [row["labels"] for row in ROWS for _ in range(3)]
+    expected = [copies_of(row, 3, name=f"row{at}", vocabulary=range(2, 60)) for at, row in enumerate(ROWS)]
+    assert found["input_ids"][:] == [ids for copies in expected for ids in copies]
+
+
 # --- invariants -------------------------------------------------------------------------------------------
 
 ROWS = rows(12)
@@ -149,6 +228,27 @@ def test_the_same_seed_gives_the_same_masks_whatever_the_other_rows(
 @given(some_rows)
 def test_a_rate_of_zero_changes_nothing(tokenizer: Any, features: list[Row]) -> None:  # noqa: ANN401
     assert torch.equal(masked(tokenizer, features, rate=0)["input_ids"], collate(features)["input_ids"])
+
+
+@EXAMPLES
+@given(st.sampled_from(ROWS), st.floats(0, 1), seeds, st.integers(0, 3), st.integers(0, 3))
+def test_copies_depend_on_seed_row_and_number_only_and_leave_the_rest(
+    row: Row, rate: float, seed: int, fewer: int, more: int
+) -> None:
+    made = copies_of(row, fewer + more, rate=rate, seed=seed)
+    assert made[:fewer] == copies_of(row, fewer, rate=rate, seed=seed)
+    for ids in made:
+        assert len(ids) == len(row["input_ids"])
+        for own, before, label in zip(ids, row["input_ids"], row["labels"], strict=True):
+            assert own == before if label == IGNORED or before < 2 else own >= 2
+    assert copies_of(row, 2, rate=0, seed=seed) == [row["input_ids"]] * 2
+
+
+def test_other_seeds_rows_and_numbers_give_other_copies(long_row: Row) -> None:
+    first, second = copies_of(long_row, 2)
+    assert first != second
+    assert copies_of(long_row, 1, seed=1) != [first]
+    assert copies_of(long_row, 1, name="other") != [first]
 
 
 @pytest.mark.filterwarnings("ignore")  # torch on forks of a process with threads

@@ -78,7 +78,9 @@ def reference(folder: Path, conversations: list[Any]) -> dict[str, list[float]]:
             header = [tokenizer.bos_token_id, *ids("### Assistant:\n")]
         loss, entropy, top1, *rest = statistics(context, response)
         direct, *_ = statistics(header, response)
-        row = (loss, np.exp(loss), entropy, top1, direct, loss / direct, np.exp(loss - direct), *rest)
+        whole = statistics(context[:1], context[1:] + response)[:2]
+        ifd = direct, loss / direct, np.exp(loss - direct)
+        row = (loss, np.exp(loss), entropy, top1, *ifd, *whole, *rest)
         for name, value in zip(columns, row, strict=True):
             columns[name].append(float(value))
     return columns
@@ -263,8 +265,10 @@ def test_a_scorer_can_read_gradients_hidden_states_and_the_next_token(
 
 def test_each_view_runs_once_and_only_when_a_scorer_needs_it(toy: LoadedModel) -> None:
     _, one = score_examples(toy, examples(PAIRS), ["loss", "entropy", "top1_agreement"])
-    scores, both = score_examples(toy, examples(PAIRS), ALL)
+    scores, both = score_examples(toy, examples(PAIRS), ["loss", "ifd"])
+    _, three = score_examples(toy, examples(PAIRS), ["ifd", "whole_text"])
     rows = scores.to_pylist()
+    assert three["tokens"] == both["tokens"] + one["tokens"]
     assert one["tokens"] == sum(row["prompt_tokens"] + row["response_tokens"] - 1 for row in rows)
     header = len(tokenizer()("<|assistant|>\n", add_special_tokens=False)["input_ids"]) + 1
     assert both["tokens"] == one["tokens"] + sum(header + row["response_tokens"] - 1 for row in rows)
