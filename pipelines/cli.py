@@ -280,8 +280,11 @@ def _close(finished: Finished) -> None:
     for file in manifest["unreadable_files"]:
         _say(f"WARNING: not read to its end: {file['path']}: {file['reason']} ({file['detail']})")
     base = _short(out)
+    listed = manifest["stages"].get("suspects", {}).get("rows")
+    suspects = f"Look first    {base}/suspects/*.parquet: {listed:,} likely wrong answers\n" if listed else ""
     console.print(
         f"\nTraining set  {base}/train/*.parquet\n"
+        f"{suspects}"
         f"Report        {base}/report.html\n"
         f"Why a row     winnow explain {base} ID\n"
         f"Select again  winnow select {base} RECIPE.yaml",

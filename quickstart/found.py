@@ -2,6 +2,8 @@
 
     python quickstart/found.py OUT
 
+Of the list of suspect answers, where the run has one, it says how many are planted.
+
 A duplicate is found when the copy or its original was dropped as a duplicate, a malformed line or
 an empty answer when it is a bad row, any other defect when it was dropped, for whatever reason.
 """
@@ -79,6 +81,19 @@ def count_found(key: list[dict[str, Any]], out: Path) -> list[tuple[str, int, in
     ]
 
 
+def suspects_text(key: list[dict[str, Any]], out: Path, first: int = 75) -> str:
+    """How many of the suspect answers, and of the first of them, have a planted defect; "" without a list."""
+    listed = [place_of(example_id) for (example_id,) in rows_of(out / "suspects", ["id"])]
+    if not listed:
+        return ""
+    planted = {(entry["file"], entry["row"]) for entry in key}
+    hits = [place in planted for place in listed]
+    return (
+        f"Suspect answers listed: {len(hits)}, {sum(hits)} of them planted; "
+        f"of the first {len(hits[:first])}, {sum(hits[:first])}."
+    )
+
+
 def table(counts: list[tuple[str, int, int]]) -> str:
     """The counts as aligned text, the clean rows below a line."""
     lines = [f"{'planted defect':20}{'planted':>8}{'found':>8}{'share':>8}"]
@@ -100,8 +115,11 @@ def main() -> None:
         parser.error(
             f"{options.out} has no manifest.json: not a finished run. Run the quickstart recipe first."
         )
-    print(table(count_found(json.loads(options.key.read_text("utf-8")), options.out)))
+    key = json.loads(options.key.read_text("utf-8"))
+    print(table(count_found(key, options.out)))
     print("Dropping rows at random would find each defect as often as it drops clean rows.")
+    if suspects := suspects_text(key, options.out):
+        print(suspects)
 
 
 if __name__ == "__main__":

@@ -283,3 +283,13 @@ def test_found_prints_an_aligned_table() -> None:
     lines = found.table([("exact_duplicate", 60, 57), ("clean rows dropped", 1000, 250)]).splitlines()
     assert {len(line) for line in lines} == {44}
     assert lines[1].split() == ["exact", "duplicate", "60", "57", "95%"]
+
+
+def test_found_counts_what_is_planted_among_the_suspects(tmp_path: Path) -> None:
+    key = [{"kind": "wrong_arithmetic", "file": "maths.jsonl", "row": row} for row in (2, 5)]
+    assert found.suspects_text(key, tmp_path) == ""
+    (tmp_path / "suspects").mkdir()
+    ids = [f"maths/maths.jsonl:{row:08d}" for row in (5, 1, 2)]
+    pq.write_table(pa.table({"id": ids}), tmp_path / "suspects" / "suspects.parquet")
+    said = found.suspects_text(key, tmp_path, first=2)
+    assert said == "Suspect answers listed: 3, 2 of them planted; of the first 2, 1."
