@@ -13,7 +13,8 @@ from pipelines.selectors.base import Decisions
 
 Numbers = Sequence[float | None]
 
-ONE_COLUMN = ("whole_loss", "whole_entropy", "dft_weight", "rho1_excess", "glow_gain")  # scores that a selector reads alone
+# scores that a selector reads alone
+ONE_COLUMN = ("whole_loss", "whole_entropy", "dft_weight", "rho1_excess", "glow_gain")
 
 # No deadline: a busy machine is no fault of a selector.
 FEW_EXAMPLES = settings(max_examples=15, deadline=None)  # for claims that are tested on every selector
