@@ -28,6 +28,7 @@ from pipelines.report_examples import (
     format_number,
     kept_examples,
     largest_clusters,
+    suspect_examples,
     visible,
 )
 from pipelines.selectors.base import id_order
@@ -122,6 +123,7 @@ def write_report(out: Path, manifest: Mapping[str, Any] | None = None) -> Path:
     reasons = {name: _reasons(table) for name, table in (("kept", kept), ("dropped", dropped), ("bad", bad))}
     texts = {name: list(dict.fromkeys(reason.text for reason in found)) for name, found in reasons.items()}
     sources = _source_lines(kept, dropped, bad)
+    suspect_count, suspects = suspect_examples(out)
     page = _environment().get_template("report.html.j2").render(
         manifest=manifest,
         counts=manifest["counts"],
@@ -134,6 +136,8 @@ def write_report(out: Path, manifest: Mapping[str, Any] | None = None) -> Path:
         kept_examples=kept_examples(out, kept, texts["kept"], scores),
         dropped_examples=dropped_examples(out, kept, dropped, texts["dropped"], scores),
         clusters=largest_clusters(out, kept, dropped),
+        suspects=suspects,
+        suspect_count=suspect_count,
         bad_examples=bad_examples(out, bad, texts["bad"]),
         recipe=yaml.safe_dump(manifest.get("recipe", {}), sort_keys=False, allow_unicode=True),
     )  # fmt: skip

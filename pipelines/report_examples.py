@@ -27,6 +27,7 @@ _EXCERPTS = ("prompt_excerpt", "response_excerpt")
 _DECISIONS = ("quadrant", "grape_rank")
 _EVAL_FACTS = ("eval_item", "eval_match", "eval_span")
 CLUSTERS_SHOWN = 8
+SUSPECTS_SHOWN = 10
 MEMBERS_SHOWN = 2
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 
@@ -123,6 +124,19 @@ def kept_examples(
     chosen = _spread(kept, reasons)
     rows = _rows_at(out / "train", chosen, ["id", "messages", *_DECISIONS, *scores])
     return {reason: [_show(rows[p], scores) for p in positions] for reason, positions in chosen.items()}
+
+
+def suspect_examples(out: Path) -> tuple[int, list[ShownRow]]:
+    """How many suspect answers a run lists, and the most certain of them with what speaks against each."""
+    total, shown = 0, list[ShownRow]()
+    for path in parquet_files(out / "suspects"):
+        with pq.ParquetFile(path) as file:
+            total += file.metadata.num_rows
+            batch = next(file.iter_batches(SUSPECTS_SHOWN, columns=["id", "why", "messages"]), None)
+        for row in batch.to_pylist() if batch is not None else []:
+            prompt, response = (visible(text(row["messages"])) for text in (prompt_text, response_text))
+            shown.append(ShownRow(row["id"], prompt, response, [("why", row["why"])]))
+    return total, shown[:SUSPECTS_SHOWN]
 
 
 def dropped_examples(

@@ -453,5 +453,9 @@ def test_a_verdict_lists_suspect_answers_and_names_what_was_dropped_before(
     assert None not in {row["verdict"] for row in dropped}
     for row in [*kept[:3], *(row for row in dropped if row["verdict"] == "too_easy")][:6]:
         assert "  verdict   " in explain_text(first.out, row["id"])
+    page = (first.out / "report.html").read_text("utf-8")
+    assert f"of the {len(listed)} in <code>suspects/</code>" in page
+    assert "5 + 5 = 11 does not hold" in page
     again = reselect(first.out, parse_recipe(plain | {"select": [{"random": {"keep": 1}}]}), LOCAL, QUIET)
     assert not (again.out / "suspects").exists()
+    assert "Suspect answers" not in (again.out / "report.html").read_text("utf-8")

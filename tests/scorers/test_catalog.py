@@ -97,7 +97,8 @@ def test_columns_come_in_the_catalogs_order_whatever_the_recipe_says() -> None:
     assert [column.name for column in columns_of(reversed(list(SCORERS)))] == [
         "loss", "perplexity", "entropy", "top1_agreement", "direct_loss", "ifd_loss", "ifd_ppl",
         "whole_loss", "whole_entropy", "el2n", "wg_inner", "g_norm", "dft_weight", "dft_low",
-        "difficulty", "think_flag", "rho1_excess", "novelty", "novelty_sum", "novelty_window", "novelty_implausible",
+        "difficulty", "think_flag", "rho1_excess",
+        "novelty", "novelty_sum", "novelty_window", "novelty_implausible",
         "glow_gain", "negative_flips", "positive_flips", "mistake", "mistake_persist",
     ]  # fmt: skip
 
