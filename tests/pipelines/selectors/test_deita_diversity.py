@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pytest
 import torch
@@ -16,15 +15,10 @@ from pipelines.dedupe.spherical_kmeans import cosines
 from pipelines.selectors.base import Vectors
 from pipelines.selectors.deita_diversity import DeitaDiversity, Filtered, filter_diverse
 from pipelines.selectors.vectors import unit_rows
+from tests.pipelines.selectors.points import Floats, at_angles
 from tests.pipelines.selectors.tables import EXAMPLES, FEW_EXAMPLES, any_candidates, candidates, kept_rows
 
-Floats = npt.NDArray[np.float32]
 LIMITS = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 0.5**0.5, 0.8, 0.9, 0.99999, 1.0])
-
-
-def at_angles(*degrees: float) -> Floats:
-    radians = np.radians(degrees)
-    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
 
 def known(rows: Floats, *unknown: int) -> Vectors:

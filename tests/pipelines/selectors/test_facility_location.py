@@ -22,30 +22,15 @@ from pipelines.selectors.facility_location import (
     random_parts,
 )
 from pipelines.selectors.vectors import unit_rows
+from tests.pipelines.selectors.points import Floats, at_angles, some_points, vectors
 from tests.pipelines.selectors.tables import EXAMPLES, FEW_EXAMPLES, any_candidates, candidates, kept_rows
 
 Doubles = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.float32]
 
 
-def at_angles(*degrees: float) -> Floats:
-    radians = np.radians(degrees)
-    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
-
-
-def vectors(rows: Floats, *unknown: int) -> Vectors:
-    mask = np.ones(len(rows), np.bool_)
-    mask[list(unknown)] = False
-    return Vectors(rows, mask, rows[:0])
-
-
-def some_points(count: int, seed: int, dimensions: int = 4) -> Floats:
+def unit_points(count: int, seed: int, dimensions: int = 4) -> Floats:
     """Vectors of length one, of which some are copies."""
-    random = np.random.default_rng(seed)
-    points = random.normal(size=(count, dimensions))
-    copies = random.integers(0, max(count, 1), count // 4)
-    points[: len(copies)] = points[copies]
-    return unit_rows(points.astype(np.float32), np.arange(count))
+    return unit_rows(some_points(count, seed, dimensions), np.arange(count))
 
 
 def similarities(points: Floats) -> Doubles:
@@ -88,7 +73,7 @@ def chords(*degrees: float) -> list[float]:
 def test_lazy_greedy_takes_a_row_of_the_highest_gain_each_time(
     count: int, seed: int, budget: int, pool: int, weighted: bool
 ) -> None:
-    points = some_points(count, seed)
+    points = unit_points(count, seed)
     weight = np.random.default_rng(seed).integers(0, 5, count).astype(np.float32) if weighted else None
     found = picks(points, budget, pool, weight)
     similarity, weights = similarities(points), np.ones(count) if weight is None else weight
@@ -122,7 +107,7 @@ def test_lazy_greedy_takes_the_rows_that_plain_greedy_takes(pool: int) -> None:
 @EXAMPLES
 @given(st.integers(1, 9), st.integers(0, 10**6), st.integers(1, 9))
 def test_the_value_is_at_least_a_part_of_the_best_that_is_known(count: int, seed: int, k: int) -> None:
-    points = some_points(count, seed, 2)
+    points = unit_points(count, seed, 2)
     similarity, k = similarities(points), min(k, count)
     best = max(value(similarity, chosen) for chosen in combinations(range(count), k))
     assert value(similarity, picks(points, k).picked) >= (1 - 1 / math.e) * best
@@ -131,7 +116,7 @@ def test_the_value_is_at_least_a_part_of_the_best_that_is_known(count: int, seed
 @FEW_EXAMPLES
 @given(st.integers(1, 40), st.integers(0, 10**6), st.integers(1, 10))
 def test_every_row_is_given_the_pick_that_it_is_most_like(count: int, seed: int, budget: int) -> None:
-    points = some_points(count, seed)
+    points = unit_points(count, seed)
     found = picks(points, budget)
     similarity = similarities(points)
     assert similarity[np.arange(count), found.nearest] == pytest.approx(
@@ -148,7 +133,7 @@ def test_a_weight_counts_a_row_more_often() -> None:
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
-    points = some_points(5000, 0, 8)
+    points = unit_points(5000, 0, 8)
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
@@ -171,7 +156,7 @@ def in_parts(points: Floats, budget: int, rows: int) -> Picked:
 @FEW_EXAMPLES
 @given(st.integers(3, 60), st.integers(0, 10**6), st.integers(0, 70), st.integers(2, 40))
 def test_parts_keep_the_budget_exactly(count: int, seed: int, budget: int, rows: int) -> None:
-    found = in_parts(some_points(count, seed), budget, rows)
+    found = in_parts(unit_points(count, seed), budget, rows)
     assert len(set(found.picked.tolist())) == len(found.picked) == min(budget, count)
     assert set(found.nearest.tolist()) <= {*found.picked.tolist(), -1}
     if budget >= 1 and rows >= 2 * budget:  # then every part proposes
@@ -197,7 +182,7 @@ def test_the_order_of_rows_changes_no_decision(
     table: pa.Table, seed: int, partition_rows: int, data: st.DataObject
 ) -> None:
     order = np.array(data.draw(st.permutations(range(table.num_rows))), dtype=np.int64)
-    rows = some_points(table.num_rows, seed)
+    rows = unit_points(table.num_rows, seed)
     known = vectors(rows, *np.flatnonzero(np.random.default_rng(seed).random(len(rows)) < 0.1))
     turned = Vectors(rows[order], known.known[order], rows[:0])
     for budget in ({"keep": 0.4}, {"keep_tokens": 100}, {"keep_examples": 50}):
@@ -214,7 +199,7 @@ def test_the_order_of_rows_changes_no_decision(
 @FEW_EXAMPLES
 @given(any_candidates(), st.integers(0, 99), st.integers(0, 300), st.sampled_from([7, 1000]))
 def test_budgets_are_kept(table: pa.Table, seed: int, budget: int, partition_rows: int) -> None:
-    points = vectors(some_points(table.num_rows, seed))
+    points = vectors(unit_points(table.num_rows, seed))
 
     def keep(**given: float) -> npt.NDArray[np.bool_]:
         selector = FacilityLocation.model_validate({"partition_rows": partition_rows, **given})

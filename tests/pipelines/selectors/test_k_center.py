@@ -14,17 +14,10 @@ from hypothesis import strategies as st
 
 from pipelines.selectors.base import Vectors
 from pipelines.selectors.k_center import KCenter, farthest_first
+from tests.pipelines.selectors.points import Floats, vectors
 from tests.pipelines.selectors.tables import EXAMPLES, FEW_EXAMPLES, any_candidates, candidates, kept_rows
 
-Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-
-
-def vectors(rows: npt.ArrayLike, *unknown: int) -> Vectors:
-    points = np.array(rows, np.float32)
-    mask = np.ones(len(points), np.bool_)
-    mask[list(unknown)] = False
-    return Vectors(points, mask, points[:0])
 
 
 def some_points(count: int, seed: int) -> Floats:

@@ -16,29 +16,8 @@ from pipelines.dedupe.spherical_kmeans import assign, train_centroids
 from pipelines.selectors.base import Vectors, id_order
 from pipelines.selectors.semdedup import SemDeDup, compare
 from pipelines.selectors.vectors import unit_rows
+from tests.pipelines.selectors.points import at_angles, some_points, vectors
 from tests.pipelines.selectors.tables import FEW_EXAMPLES, any_candidates, candidates, kept_rows
-
-Floats = npt.NDArray[np.float32]
-
-
-def at_angles(*degrees: float) -> Floats:
-    radians = np.radians(degrees)
-    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
-
-
-def vectors(rows: Floats, *unknown: int) -> Vectors:
-    mask = np.ones(len(rows), np.bool_)
-    mask[list(unknown)] = False
-    return Vectors(rows, mask, rows[:0])
-
-
-def some_points(count: int, seed: int) -> Floats:
-    """Vectors of any length, of which some are copies."""
-    random = np.random.default_rng(seed)
-    points = random.normal(size=(count, 5)).astype(np.float32)
-    copies = random.integers(0, max(count, 1), count // 4)
-    points[: len(copies)] = points[copies]
-    return points
 
 
 def test_the_worked_example_drops_the_row_in_the_middle_first() -> None:
