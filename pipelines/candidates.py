@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -90,7 +91,7 @@ def _examples(units: Sequence[Unit], left: npt.NDArray[np.bool_], fields: Sequen
 def _scores(
     scored: Sequence[Files], wanted: Collection[str], ids: pa.ChunkedArray, starts: npt.NDArray[np.int64]
 ) -> pa.Table:
-    """Those of the wanted columns that are stored, without id and without the files that hold none of them."""
+    """Those of the wanted columns that are stored, without id; files that hold none of them are not read."""
     held = [[n for n in scored_schema((file,)).names if n in wanted and n != "id"] for file in scored[0]]
     names = [name for own in held for name in own]
     tables = [pa.table({})]
@@ -111,10 +112,18 @@ def is_field(column: str) -> bool:
 
 def add_fields(found: Mapping[str, list[Any]], extras: pa.ChunkedArray) -> None:
     """Appends the values of fields to their lists, one for each row; None where a row has no such field."""
-    for text in extras.to_pylist():
-        extra = json.loads(text) if text else {}
+    for text in extras.to_numpy(zero_copy_only=False):
+        extra = _parsed(text) if text else {}
         for name, values in found.items():
             values.append(extra.get(name.removeprefix(FIELD)))
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        extra: dict[str, Any] = orjson.loads(text)  # five times faster, but refuses NaN
+    except orjson.JSONDecodeError:
+        extra = json.loads(text)
+    return extra
 
 
 def field_column(values: Sequence[Any]) -> pa.Array:

@@ -8,7 +8,7 @@ vectors are read for the rows that a selector asks for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from connectors.manifest import file_hash
 from connectors.shards import ShardWriter, Unit, read_stats
+from pipelines.arrays import TokenReader, VectorReader, list_array
 from pipelines.candidates import Candidates, gather
 from pipelines.drops import drop_files, rows_left
 from pipelines.recipe import Recipe
@@ -29,7 +31,6 @@ from pipelines.selectors.base import (
     Decisions,
     Selector,
     TokenArrays,
-    Vectors,
     VectorSelector,
 )
 from pipelines.stages import StageResult, Workspace, run_stage
@@ -123,11 +124,12 @@ def decide(
 
 
 def _drop_unscored(candidates: pa.Table, decided: Decided) -> npt.NDArray[np.int64]:
-    status = candidates["status"].to_numpy(zero_copy_only=False)
-    lost = status != "ok"
+    status = candidates["status"]
+    scored = pc.equal(status, "ok").fill_null(False)
+    lost = ~scored.to_numpy()
     decided.keep[lost] = False
     decided.stage[lost] = "score"
-    decided.reason[lost] = [f"not scored: {value}" for value in status[lost]]
+    decided.reason[lost] = [f"not scored: {value}" for value in status.filter(pa.array(lost)).to_pylist()]
     return np.flatnonzero(~lost)
 
 
@@ -196,83 +198,6 @@ def _spread(values: pa.Array, at: npt.NDArray[np.int64], count: int) -> pa.Array
 
 
 @dataclass(frozen=True)
-class TokenReader:
-    """Reads what is stored of each token of candidates, one file at a time.
-
-    Attributes:
-        paths: The score files of each model by its role ("" is the target), in row order.
-        starts: Candidate index of the first row of each, shape (files + 1,).
-    """
-
-    paths: Mapping[str, tuple[str, ...]]
-    starts: npt.NDArray[np.int64]
-
-    def read(
-        self, rows: npt.NDArray[np.int64], names: npt.NDArray[np.int64], reads: Sequence[str]
-    ) -> Iterator[tuple[int, TokenArrays]]:
-        """Yields (name, arrays) for candidates `rows` (ascending), each under its own of `names`.
-
-        Args:
-            rows: Candidate indices; rows that have scores.
-            names: Under which the candidates are given.
-            reads: As `Selector.token_reads` says.
-        """
-        file_of = np.searchsorted(self.starts, rows, side="right") - 1
-        for file in np.unique(file_of):
-            chosen = file_of == file
-            columns = {read: self._column(int(file), read) for read in reads}
-            for row, name in zip((rows[chosen] - self.starts[file]).tolist(), names[chosen], strict=True):
-                yield int(name), {read: column(row) for read, column in columns.items()}
-
-    def _column(self, file: int, read: str) -> Callable[[int], npt.NDArray[Any]]:
-        role, _, name = read.rpartition(".")
-        path = self.paths[role][file]
-        if name == "token_ids":
-            table = pq.read_table(path, columns=["input_ids", "response_at"])
-            ids, at = (table[column].combine_chunks() for column in table.column_names)
-            return lambda row: np.asarray(ids[row].values)[np.asarray(at[row].values)]
-        lists = pq.read_table(path, columns=[name])[name].combine_chunks()
-        return lambda row: np.asarray(lists[row].values)
-
-
-@dataclass(frozen=True)
-class VectorReader:
-    """Reads the embeddings of candidates, and embeds the files that selectors aim at.
-
-    Attributes:
-        paths: Files of the embed stage, in row order.
-        rows: Global row number of each candidate.
-        settings: The embedding model.
-    """
-
-    paths: tuple[str, ...]
-    rows: npt.NDArray[np.int64]
-    settings: EmbeddingSettings
-
-    def read(self, candidates: npt.NDArray[np.int64], target: str | None) -> Vectors:
-        """The vectors of some candidates, and of the examples of a file.
-
-        Raises:
-            ValueError: If the file cannot be read, or holds no example that can be embedded.
-        """
-        from pipelines.embed import EmbeddedRows, embed_file  # loads torch, which other selectors do not need
-
-        embedded = EmbeddedRows(self.paths)
-        wanted = self.rows[candidates]
-        at = np.searchsorted(embedded.rows, wanted)
-        known = np.zeros(len(wanted), np.bool_)
-        inside = at < len(embedded)
-        known[inside] = embedded.rows[at[inside]] == wanted[inside]
-        found = embedded.vectors(at[known])
-        rows = np.zeros((len(wanted), found.shape[1]), np.float32)
-        rows[known] = found
-        aims = np.zeros((0, rows.shape[1]), np.float32)
-        if target is not None:
-            aims = embed_file(target, self.settings)
-        return Vectors(rows, known, aims)
-
-
-@dataclass(frozen=True)
 class SelectTask:
     """The whole decision, as one task."""
 
@@ -309,9 +234,9 @@ class Decide(beam.DoFn):
 def readers(task: SelectTask, candidates: Candidates) -> tuple[TokenReader | None, VectorReader | None]:
     """What reads tokens and vectors for the task's selectors; None where nothing is stored for them."""
     tokens = TokenReader(task.tokens, candidates.starts) if task.tokens else None
-    has_vectors = task.embed is not None and task.embeddings
-    vectors = VectorReader(task.embeddings, candidates.rows, task.embed) if has_vectors else None
-    return tokens, vectors
+    if task.embed is None or not task.embeddings:
+        return tokens, None
+    return tokens, VectorReader(task.embeddings, candidates.rows, task.embed)
 
 
 def write_decisions(path: Path, decided: Decided, candidates: Candidates) -> None:
@@ -349,8 +274,8 @@ def _decision_tables(
             pa.array(decided.reason[part], pa.string()),
             pa.array(decided.weights[part], pa.float32()),
             *(column.slice(start, CHUNK) for _, column in sorted(decided.columns.items())),
-            pa.array(masks, pa.list_(pa.bool_())),
-            pa.array(token_weights, pa.list_(pa.float32())),
+            list_array(masks, pa.bool_()),
+            list_array(token_weights, pa.float32()),
         ]
         yield pa.Table.from_arrays(arrays, schema=schema)
 

@@ -57,4 +57,4 @@ class Dft(Selector):
     ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Yields (candidate index, probability of each response token)."""
         for row, arrays in tokens(np.flatnonzero(decisions.keep)):
-            yield row, np.exp(-arrays["token_nll"]).astype(np.float32)
+            yield row, np.exp(-arrays["token_nll"], dtype=np.float32)

@@ -11,7 +11,6 @@ exceeded, and each is filled up to the first row that would.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar, Self
 
 import numpy as np
@@ -81,10 +80,10 @@ class Mixture(Selector, Budget):
         )
         order = rows[np.lexsort((id_ranks(candidates)[rows], best_first))]
         cost, budget = self.spending(candidates)
-        by_floor, by_rank = self._fill(order, candidates["source"].to_pylist(), cost, budget)
+        by_floor, by_rank = self._fill(order, candidates["source"], cost, budget)
 
         keep = np.zeros(candidates.num_rows, np.bool_)
-        keep[[*by_floor, *by_rank]] = True
+        keep[by_floor] = keep[by_rank] = True
         ranks = np.zeros(candidates.num_rows, np.int64)
         ranks[order] = np.arange(1, len(order) + 1)
         reason = choose(["mixture: not within the budget", "mixture: among the best"], keep)
@@ -94,38 +93,39 @@ class Mixture(Selector, Budget):
         return Decisions(keep, reason, {"mixture_rank": pa.array(ranks, mask=~in_play)})
 
     def _fill(
-        self, order: Int64s, sources: list[str], cost: Int64s, budget: int
-    ) -> tuple[list[int], list[int]]:
+        self, order: Int64s, sources: pa.ChunkedArray, cost: Int64s, budget: int
+    ) -> tuple[Int64s, Int64s]:
         """The rows kept by a floor, and those kept by rank."""
-        spent: dict[str, int] = {}
-        by_floor: list[int] = []
-        for source, share in sorted(self.floors.items()):
-            own = (int(row) for row in order if sources[row] == source)
-            by_floor += _within(own, cost, share * budget)
-            spent[source] = int(cost[[row for row in by_floor if sources[row] == source]].sum())
-        left = budget - sum(spent.values())
-        taken, full = set(by_floor), set[str]()
-        by_rank: list[int] = []
-        for row in map(int, order):
-            source = sources[row]
-            if row in taken or source in full:
-                continue
-            if spent.get(source, 0) + cost[row] > self.ceilings.get(source, 1.0) * budget + 1e-9:
-                full.add(source)
-                continue
-            if cost[row] > left:
-                break
-            by_rank.append(row)
-            spent[source] = spent.get(source, 0) + int(cost[row])
-            left -= int(cost[row])
-        return by_floor, by_rank
+        encoded = sources.combine_chunks().dictionary_encode()
+        names, source = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+        # Nothing fits below 0: a source without a floor takes not even rows of no tokens first.
+        floors = np.array([self.floors[name] * budget if name in self.floors else -1.0 for name in names])
+        ceilings = np.array([self.ceilings.get(name, 1.0) * budget for name in names])
+        spent = np.zeros(len(names), np.int64)
+        by_floor = _within(order, source, cost, spent, floors)
+        np.add.at(spent, source[by_floor], cost[by_floor])
+        rest = order[~np.isin(order, by_floor)]
+        fits = _within(rest, source, cost, spent, ceilings)
+        left = budget - int(spent.sum())
+        return by_floor, fits[: np.searchsorted(np.cumsum(cost[fits]), left, side="right")]
 
 
-def _within(rows: Iterator[int], cost: Int64s, most: float) -> Iterator[int]:
-    """The first rows that together cost no more than `most`."""
-    spent = 0
-    for row in rows:
-        spent += int(cost[row])
-        if spent > most + 1e-9:
-            return
-        yield row
+def _within(
+    order: Int64s, source: npt.NDArray[np.integer], cost: Int64s, spent: Int64s, most: npt.NDArray[np.float64]
+) -> Int64s:
+    """Of each source the first rows of `order`, up to the first that would cost it more than `most`.
+
+    Args:
+        order: Rows, best first.
+        source: Index of the source of every row.
+        cost: Cost of every row.
+        spent: What each source has spent before.
+        most: What each source may spend.
+    """
+    own = order[np.argsort(source[order], kind="stable")]
+    of, total = source[own], np.cumsum(cost[own])
+    first = np.searchsorted(of, of)
+    total = spent[of] + total - (total - cost[own])[first]
+    fits = np.zeros(len(source), np.bool_)
+    fits[own[total <= most[of] + 1e-9]] = True
+    return order[fits[order]]

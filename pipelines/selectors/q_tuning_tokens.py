@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
@@ -12,6 +13,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 NeighborPad = Literal["zero", "one", "self"]
 
+_MISSING: dict[NeighborPad, tuple[float, float]] = {"zero": (0.0, 0.0), "one": (1.0, 1.0)}
 MAX_TOKEN_NLL = 50.0  # exp(50) is 5e21: nothing sensible is above it, and sums of three stay finite
 
 
@@ -32,22 +34,18 @@ def token_scores(nll: npt.NDArray[np.floating], smoothing: float, neighbor_pad: 
         >>> token_scores(np.log([1.0, 9.0, 1.0]), 0.5, "zero").round(6).tolist()
         [5.0, 5.5, 5.0]
     """
-    perplexity = np.exp(np.minimum(nll.astype(np.float64), MAX_TOKEN_NLL))
-    if neighbor_pad == "self":
-        before, after = perplexity[:1], perplexity[-1:]
-    else:
-        before = after = np.full(min(len(nll), 1), 1.0 if neighbor_pad == "one" else 0.0)
-    left = np.concatenate((before, perplexity[:-1]))
-    right = np.concatenate((perplexity[1:], after))
-    values: Floats = (1 - smoothing) * perplexity + smoothing * (left + right)
+    padded = np.empty(len(nll) + 2)
+    perplexity = np.exp(np.minimum(nll, MAX_TOKEN_NLL, dtype=np.float64), out=padded[1:-1])
+    padded[0], padded[-1] = (padded[1], padded[-2]) if neighbor_pad == "self" else _MISSING[neighbor_pad]
+    values: Floats = (1 - smoothing) * perplexity + smoothing * (padded[:-2] + padded[2:])
     return values
 
 
 def keep_lowest(values: Floats, fraction: float) -> Bools:
     """Mask that keeps the lowest max(1, floor(fraction * t)) of t scores, of equal ones the later."""
-    kept = max(1, int(np.floor(fraction * len(values) + 1e-9)))  # 1e-9: 0.29 * 100 means 29
-    mask = np.ones(len(values), dtype=np.bool_)
-    mask[np.argsort(-values, kind="stable")[: max(len(values) - kept, 0)]] = False
+    kept = max(1, math.floor(fraction * len(values) + 1e-9))  # 1e-9: 0.29 * 100 means 29
+    mask = np.zeros(len(values), dtype=np.bool_)
+    mask[(-values).argsort(kind="stable")[max(len(values) - kept, 0) :]] = True
     return mask
 
 

@@ -68,7 +68,7 @@ class Rho1(Selector):
 
         def lack_of_excess() -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
             for row, arrays in tokens(rows):
-                yield row, arrays[REFERENCE_NLL].astype(np.float64) - arrays["token_nll"]
+                yield row, np.subtract(arrays[REFERENCE_NLL], arrays["token_nll"], dtype=np.float64)
 
         if self.scope == "row":
             for row, values in lack_of_excess():

@@ -19,6 +19,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines.selectors.base import Decisions, Selector, choose, scores, without_score
+from pipelines.selectors.stratified import strata
 
 
 class SourceFit(Selector):
@@ -40,7 +41,7 @@ class SourceFit(Selector):
         """Keeps the rows of the best sources; writes `source_mean` and `source_rank`, 1 for the best."""
         values = scores(candidates, self.column, self.name)
         known = np.isfinite(values)
-        names, of = np.unique(candidates.column("source").to_numpy(zero_copy_only=False), return_inverse=True)
+        names, of = strata(candidates, "source", self.name)
         means = source_means(values, of, len(names))
         best_first = -means if self.order == "highest" else means  # NaN, of a source without scores, is last
         ranks = np.empty(len(names), np.int64)
@@ -61,7 +62,7 @@ class SourceFit(Selector):
 
 
 def source_means(
-    values: npt.NDArray[np.float64], of: npt.NDArray[np.intp], sources: int
+    values: npt.NDArray[np.float64], of: npt.NDArray[np.int64], sources: int
 ) -> npt.NDArray[np.float64]:
     """Mean of the finite values of each source, shape (sources,); NaN for a source without any.
 

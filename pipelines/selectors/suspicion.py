@@ -78,11 +78,12 @@ def quantiles(values: Floats) -> Floats:
         >>> quantiles(np.array([3.0, 1.0, np.nan, 1.0, 2.0])).tolist()
         [0.875, 0.25, nan, 0.25, 0.625]
     """
-    known = np.isfinite(values)
-    ordered = np.sort(values[known])
-    below, upto = (np.searchsorted(ordered, values[known], side=side) for side in ("left", "right"))
+    rows = np.flatnonzero(np.isfinite(values))
+    rows = rows[np.argsort(values[rows])]
+    ordered = values[rows]
+    below, upto = (np.searchsorted(ordered, ordered, side=side) for side in ("left", "right"))
     shares = np.full(len(values), np.nan)
-    shares[known] = (below + upto) / (2 * max(1, len(ordered)))
+    shares[rows] = (below + upto) / (2 * max(1, len(rows)))
     return shares
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.select import KEPT_BY_ALL, TokenReader, decide
+from pipelines.arrays import TokenReader
+from pipelines.select import KEPT_BY_ALL, decide
 from pipelines.selectors.base import TokenArrays
 from pipelines.selectors.catalog import parse_selector
 

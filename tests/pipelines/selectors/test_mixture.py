@@ -90,3 +90,60 @@ def test_floors_and_ceilings_hold(
 def test_shares_that_cannot_hold_are_refused(shares: dict[str, dict[str, float]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Mixture.model_validate({"column": "loss", "order": "highest", "keep": 0.5, **shares})
+
+
+def fill_row_by_row(selector: Mixture, table: pa.Table) -> tuple[list[int], list[int]]:
+    """The rule of the docstring, one row after the other: rows kept by a floor, rows kept by rank."""
+    losses, sources = table["loss"].to_pylist(), table["source"].to_pylist()
+    cost, budget = selector.spending(table)
+    order = sorted(np.flatnonzero(selector.can_count(table)), key=lambda row: (losses[row], row))
+    spent = dict.fromkeys(sources, 0)
+    by_floor: list[int] = []
+    by_rank: list[int] = []
+    for source, share in selector.floors.items():
+        for row in (row for row in order if sources[row] == source):
+            if spent[source] + cost[row] > share * budget + 1e-9:
+                break
+            by_floor.append(int(row))
+            spent[source] += int(cost[row])
+    full = set()
+    for row in (row for row in order if row not in by_floor):
+        source = sources[row]
+        if spent[source] + cost[row] > selector.ceilings.get(source, 1.0) * budget + 1e-9:
+            full.add(source)
+        if source in full:
+            continue
+        if cost[row] + sum(spent.values()) > budget:
+            break
+        by_rank.append(int(row))
+        spent[source] += int(cost[row])
+    return sorted(by_floor), sorted(by_rank)
+
+
+@EXAMPLES
+@given(
+    rows=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 4), st.integers(0, 3)), max_size=20),
+    budget=st.sampled_from(({"keep": 0.6}, {"keep_examples": 7}, {"keep_tokens": 0}, {"keep_tokens": 12})),
+    floors=st.dictionaries(st.sampled_from("ab"), st.sampled_from((0.0, 0.2, 0.4))),
+    ceilings=st.dictionaries(st.sampled_from("abc"), st.sampled_from((0.4, 0.5, 0.8))),
+)
+def test_all_rows_at_once_are_filled_as_one_after_the_other(
+    rows: list[tuple[str, int, int]],
+    budget: dict[str, float],
+    floors: dict[str, float],
+    ceilings: dict[str, float],
+) -> None:
+    tokens = [count for *_, count in rows]
+    table = of_sources(
+        "".join(source for source, *_ in rows),
+        [float(loss) for _, loss, _ in rows],
+        prompt_tokens=[0] * len(rows),
+        response_tokens=tokens,
+    )
+    selector = Mixture.model_validate(
+        {"column": "loss", "order": "lowest", "floors": floors, "ceilings": ceilings, **budget}
+    )
+    decisions = selector.decide(table, 0)
+    by_floor, by_rank = fill_row_by_row(selector, table)
+    assert kept_rows(decisions) == sorted(by_floor + by_rank)
+    assert [row for row, reason in enumerate(decisions.reason) if "by its floor" in reason] == by_floor
