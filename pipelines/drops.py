@@ -49,11 +49,10 @@ def rows_left(units: Sequence[Unit], dropping: Sequence[StageResult]) -> int:
     return sum(unit.rows for unit in units) - int(dropped)
 
 
-def drops_in(paths: Sequence[str], unit: Unit) -> pa.Table:
-    """The rows of a unit that the given drop files hold, in row order."""
-    stop = unit.row_start + unit.rows
-    tables = [DROP_SCHEMA.empty_table(), *(read_rows_between(path, unit.row_start, stop) for path in paths)]
-    return pa.concat_tables(tables).sort_by("row")
+def drops_between(paths: Sequence[str], start: int, stop: int) -> pa.Table:
+    """The rows with start <= row < stop that the given drop files hold, in row order."""
+    tables = [DROP_SCHEMA.empty_table(), *(read_rows_between(path, start, stop) for path in paths)]
+    return pa.concat_tables(tables).sort_by("row").combine_chunks()
 
 
 def left_mask(paths: Sequence[str], unit: Unit) -> npt.NDArray[np.bool_]:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from connectors.examples import EXAMPLE_SCHEMA, EXCERPT_CHARS, prompt_text, response_text
 from connectors.manifest import MANIFEST
 from connectors.shards import ShardWriter, Unit, group_units, read_rows_between, read_stats, read_unit
-from pipelines.drops import DROP_SCHEMA, drop_files, drops_in
+from pipelines.drops import DROP_SCHEMA, drop_files, drops_between
 from pipelines.ingest import bad_path
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
@@ -135,8 +135,13 @@ class WriteOutputs(beam.DoFn):
                 )
                 for name, schema in schemas.items()
             }
+            start, stop = task.units[0].row_start, task.units[-1].row_start + task.units[-1].rows
+            decisions = read_rows_between(task.decisions, start, stop)
+            drops = drops_between(task.drops, start, stop)
             for index, unit in enumerate(task.units):
-                outputs = join_unit(unit, task, task.scored[index] if task.scored else (), layout)
+                files = task.scored[index] if task.scored else ()
+                own = rows_between(drops, unit), rows_between(decisions, unit)
+                outputs = join_unit(unit, *own, files, layout)
                 for name, table in outputs.items():
                     writers[name].write(table)
                 _count(counts, outputs, layout)
@@ -151,12 +156,17 @@ def _output_file(train_file: str, output: str) -> str:
     return train_file.replace("train-", f"{output}-", 1)
 
 
-def join_unit(unit: Unit, task: EmitTask, files: Files, layout: Layout) -> dict[str, pa.Table]:
+def rows_between(table: pa.Table, unit: Unit) -> pa.Table:
+    """The rows of a unit in a table sorted by its column `row`; copies nothing."""
+    first, end = np.searchsorted(table["row"].to_numpy(), [unit.row_start, unit.row_start + unit.rows])
+    return table.slice(int(first), int(end - first))
+
+
+def join_unit(
+    unit: Unit, drops: pa.Table, decisions: pa.Table, files: Files, layout: Layout
+) -> dict[str, pa.Table]:
     """The rows of a unit, each in exactly one of `train` and `dropped`; `scores` holds the scored ones."""
-    stop = unit.row_start + unit.rows
     examples = read_unit(unit)
-    drops = drops_in(task.drops, unit)
-    decisions = read_rows_between(task.decisions, unit.row_start, stop)
     scored = read_scored(files) if files else None
 
     if drops.num_rows + decisions.num_rows != unit.rows:

@@ -151,6 +151,8 @@ class Recipe(BaseModel):
         available = {column.name for column in columns_of(self.score)} | {*CHECK_COLUMNS} - {"correct"}
         if self.check is not None and self.check.gold:
             available.add("correct")
+        if self.score:
+            available |= {"prompt_tokens", "response_tokens"}
         for selector in self.select:
             missing = [c for c in selector.reads if c not in available and not c.startswith(FIELD)]
             if missing:
