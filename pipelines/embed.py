@@ -15,7 +15,7 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import RunInference
 
 from connectors.examples import EXAMPLE_SCHEMA
-from connectors.inputs import InputSpec, find_files
+from connectors.inputs import target_files
 from connectors.readers import read_examples
 from connectors.shards import Unit, read_unit, write_arrow
 from pipelines.drops import drop_files, left_mask, rows_left
@@ -122,11 +122,7 @@ def embed_file(path: str, settings: EmbeddingSettings) -> Floats:
     Raises:
         ValueError: If there is no such file, a row is unreadable, or no example can be embedded.
     """
-    items = [
-        item
-        for file in find_files(InputSpec(path=path, source="target"), Path.cwd())
-        for item in read_examples(file)
-    ]
+    items = [item for file in target_files(path) for item in read_examples(file)]
     bad = [item.row for item in items if item.kind == "bad"]
     if bad:
         raise ValueError(

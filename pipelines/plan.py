@@ -14,14 +14,16 @@ import pyarrow as pa
 
 from connectors.decompress import file_bytes
 from connectors.examples import EXAMPLE_SCHEMA
+from connectors.inputs import target_files
 from connectors.readers import InputFile, read_examples
 from pipelines.dedupe.semantic_settings import DEFAULT_THRESHOLD
 from pipelines.ingest import input_files
 from pipelines.progress import clock
-from pipelines.recipe import Recipe
+from pipelines.recipe import ModelPass, Recipe
 from pipelines.runner import RunnerChoice
+from pipelines.selectors.base import VectorSelector
+from scorers.catalog import comparing, resolve, views_of
 from scorers.catalog import plan as plan_needs
-from scorers.catalog import resolve, views_of
 
 if TYPE_CHECKING:
     from scorers.models.loading import LoadedModel
@@ -94,6 +96,7 @@ def plan_text(recipe: Recipe, limit: int | None = None) -> str:
         lines += ["decontaminate", f"    {ngram} words in sequence, or the whole prompt, of {names}"]
     lines += ["2 signatures, 3 clusters", f"    {_dedupe_text(recipe)}", *_semantic_lines(recipe)]
     lines += [
+        *_extra_lines(recipe),
         *_score_lines(recipe, samples),
         "5 select",
     ]
@@ -135,26 +138,43 @@ def _semantic_lines(recipe: Recipe) -> list[str]:
     return ["embed, similarity, semantic", f"    embeddings by {settings.model.path}; {rule}"]
 
 
+def _extra_lines(recipe: Recipe) -> Iterator[str]:
+    """What is read of texts, and embedded, for selectors."""
+    checks = recipe.checks
+    if checks is not None:
+        right = f", compared with the field {checks.gold} ({checks.kind})" if checks.gold else ""
+        yield "check"
+        yield f"    final answers{right}, calculations worked out again, words of the prompt"
+    if recipe.embed is not None and recipe.reads_vectors:
+        yield "vectors"
+        yield f"    embeddings by {recipe.embed.path}, for selectors"
+
+
 def _score_lines(recipe: Recipe, samples: Sequence[Sample]) -> Iterator[str]:
-    if not recipe.score or recipe.model is None:
+    passes = list(recipe.passes())
+    if not passes:
         yield "4 score: nothing, the recipe names no scorer"
         return
-    needs = plan_needs(recipe.score, recipe.stores_tokens, recipe.store)
-    yield f"4 score, with {recipe.model.path}"
-    for view in views_of(needs):
-        users = [s.name for s in resolve(recipe.score) if any(need.view == view for need in s.needs)]
-        outputs = ", ".join(need.output for need in needs if need.view == view)
-        yield f"    pass over the {view} view, once for {', '.join(users)} (outputs: {outputs})"
-    yield from _cost_lines(recipe, samples, len(views_of(needs)) > 1)
+    for one in passes:
+        needs = plan_needs(one.scorers, one.tokens, one.outputs)
+        yield f"{'4 score' if not one.role else one.stage}, with {one.settings.path}"
+        for view in views_of(needs):
+            users = [s.name for s in resolve(one.scorers) if view in {need.view for need in s.needs}]
+            users += ["stored outputs"] if view == "conditional" and one.outputs else []
+            users += ["tokens and their losses"] if view == "conditional" and one.tokens else []
+            outputs = ", ".join(need.output for need in needs if need.view == view)
+            yield f"    pass over the {view} view, once for {', '.join(users)} (outputs: {outputs})"
+        yield from _cost_lines(one, samples, views_of(needs))
+    if recipe.models:
+        names = ", ".join(scorer.name for scorer in comparing(recipe.score))
+        yield from ("compare", f"    {names}, from what the models stored")
 
 
-def _cost_lines(recipe: Recipe, samples: Sequence[Sample], with_direct: bool) -> Iterator[str]:
+def _cost_lines(one: ModelPass, samples: Sequence[Sample], views: Sequence[str]) -> Iterator[str]:
     from scorers.models.loading import load_model, resolve_device, resolve_dtype
     from scorers.models.tokenising import tokenise_rows
 
-    settings = recipe.model
-    if settings is None:
-        return
+    settings = one.settings
     if not any(sample.rows for sample in samples):
         yield "    no row of the sample can be read; see `bad_rows` after a run"
         return
@@ -168,11 +188,12 @@ def _cost_lines(recipe: Recipe, samples: Sequence[Sample], with_direct: bool) ->
             model.renderer,
             batch.column("messages").to_pylist(),
             batch.column("tools").to_pylist(),
-            with_direct=with_direct,
+            with_direct="direct" in views,
         )
         ok = [row for row in rendered if row.status == "ok"]
-        views = [view for row in ok for view in (row.conditional, row.direct) if view is not None]
-        per_row = sum(len(view.ids) for view in views) / max(len(rendered), 1)
+        both = [getattr(row, view) for row in ok for view in views]
+        read = [sequence for sequence in both if sequence is not None]
+        per_row = sum(len(sequence.ids) for sequence in read) / max(len(rendered), 1)
         tokens += per_row * sample.total
         fitting += len(ok) / max(len(rendered), 1) * sample.total
     weights = model.block_weights + model.head_weights
@@ -180,7 +201,7 @@ def _cost_lines(recipe: Recipe, samples: Sequence[Sample], with_direct: bool) ->
     total = sum(sample.total for sample in samples)
     share = 100 * fitting / max(total, 1)
     yield f"    about {tokens:,.0f} tokens through the model; {share:.0f} % of the rows fit max_tokens"
-    yield from _time_lines(recipe, model, batches, tokens)
+    yield from _time_lines(one, model, batches, tokens)
     dtype = resolve_dtype(settings, device)
     yield (
         f"    {weights / 1e6:,.1f} M parameters, {dtype} on {device}: at most about "
@@ -192,7 +213,7 @@ def _cost_lines(recipe: Recipe, samples: Sequence[Sample], with_direct: bool) ->
 
 
 def _time_lines(
-    recipe: Recipe, model: LoadedModel, batches: Sequence[pa.RecordBatch], tokens: float
+    one: ModelPass, model: LoadedModel, batches: Sequence[pa.RecordBatch], tokens: float
 ) -> Iterator[str]:
     """How long scoring would take, from really scoring a few rows of every input."""
     from scorers.models.scoring import score_examples
@@ -201,10 +222,17 @@ def _time_lines(
     # Every tenth row and so on of all inputs, so that any first part is a fair sample.
     rows = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
     rows = rows.take(pa.array([at for start in range(10) for at in range(start, rows.num_rows, 10)]))
-    score_examples(model, rows.slice(0, 1), recipe.score, threads=threads)  # the first call is slower
+
+    def scored(count: int) -> dict[str, int | float]:
+        some = rows.slice(0, count)
+        return score_examples(
+            model, some, one.scorers, store_tokens=one.tokens, store_outputs=one.outputs, threads=threads
+        )[1]
+
+    scored(1)  # the first call is slower
     count = 4
     while True:
-        _, stats = score_examples(model, rows.slice(0, count), recipe.score, threads=threads)
+        stats = scored(count)
         if stats["seconds"] >= TIMED_SECONDS or count >= rows.num_rows:
             break
         count *= 2
@@ -240,9 +268,19 @@ def check_inputs_and_model(recipe: Recipe) -> Iterator[str]:
     for files in input_files(recipe):
         size = sum(file_bytes(file.path) for file in files)
         yield f"input {files[0].source}: {len(files)} files, {size / 1e6:,.1f} MB"
-    if recipe.model is not None and recipe.score:
+    for one in recipe.passes():
         from scorers.models.loading import fingerprint
 
-        known = fingerprint(recipe.model)
-        yield f"model {known['name']}: {known['dtype']} on {known['device']}, template: {known['template']}"
+        known = fingerprint(one.settings)
+        layout = f"{known['dtype']} on {known['device']}, template: {known['template']}"
+        yield f"{one.role or 'model'} {known['name']}: {layout}"
+    if recipe.embed is not None:
+        from scorers.models.embedding import embedding_fingerprint
+
+        known = embedding_fingerprint(recipe.embed)
+        yield f"embed {known['name']}"
+    for selector in recipe.select:
+        if isinstance(selector, VectorSelector) and selector.target_file is not None:
+            examples = sum(1 for file in target_files(selector.target_file) for _ in read_examples(file))
+            yield f"target of {selector.name}: {selector.target_file}, {examples:,} rows"
     yield f"selectors: {json.dumps([selector.name for selector in recipe.select])}"

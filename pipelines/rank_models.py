@@ -22,7 +22,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -30,7 +29,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from connectors.examples import EXAMPLE_SCHEMA, response_text
-from connectors.inputs import InputSpec, find_files
+from connectors.inputs import target_files
 from connectors.readers import read_examples
 from scorers.models.settings import ModelSettings
 
@@ -139,7 +138,7 @@ def read_examples_of(path: str) -> pa.RecordBatch:
     Raises:
         ValueError: If there is no such file, or a row of it is unreadable.
     """
-    files = find_files(InputSpec(path=path, source="target"), Path.cwd())
+    files = target_files(path)
     items = [item for file in files for item in read_examples(file)]
     bad = [item.row for item in items if item.kind == "bad"]
     if bad:

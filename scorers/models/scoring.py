@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 
 from scorers.base import STATUSES, Need, Output, View
-from scorers.catalog import plan
+from scorers.catalog import comparing, plan
 from scorers.models.batching import pack
 from scorers.models.columns import Results, next_texts, score_columns, scores_batch, scores_schema
 from scorers.models.forward import RowFailure, RowOutputs, Wanted, forward_or_fail
@@ -95,10 +95,15 @@ def score_examples(
         "status/<status>" and "message/<status>: <message>" in rows.
 
     Raises:
-        ValueError: If a scorer is unknown or a column is missing.
+        ValueError: If a scorer is unknown or needs another model too, or a column is missing.
         RuntimeError: If the model fails on every row, which is a fault of the model or of this program.
     """
     started = time.perf_counter()
+    for scorer in comparing(scorers):
+        raise ValueError(
+            f"{scorer.name} compares the target with its {', '.join(scorer.roles)}: one model cannot compute "
+            "it. Run a recipe that names both, under `model:` and `models:`"
+        )
     needs = plan(scorers, store_tokens, store_outputs)
     views: tuple[View, ...] = ("conditional", "direct", "whole")
     wanted = {view: _wanted(model, needs, view) for view in views}

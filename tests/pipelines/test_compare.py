@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipelines.compare import DifferentTokens, compare
+from pipelines.plan import plan_text
 from pipelines.progress import Progress
 from pipelines.recipe import RecipeError, parse_recipe
 from pipelines.run import Finished, run
@@ -147,6 +148,16 @@ def test_a_model_with_another_tokenizer_is_refused(corpus: Path, tmp_path: Path)
     )
     with pytest.raises(DifferentTokens, match="need the target's tokenizer"):
         run(parse_recipe(changed), tmp_path / "out", choose_runner(1, []), Progress())
+
+
+def test_the_plan_names_the_passes_of_every_model(corpus: Path, other_model: Path) -> None:
+    changes = {"models": {"reference": {"path": str(other_model)}}, "score": ["loss", "rho1"], "select": []}
+    said = plan_text(parse_recipe(plain(corpus, other_model, **changes)))
+    assert f"4 score, with {MODEL}" in said
+    assert f"score-reference, with {other_model}" in said
+    assert said.count("once for tokens and their losses (outputs: logprob)") == 1
+    assert said.count("tokens/s, measured here on") == 2
+    assert "compare\n    rho1, from what the models stored" in said
 
 
 def test_a_model_that_is_missing_or_not_needed_is_named(corpus: Path, other_model: Path) -> None:

@@ -263,6 +263,11 @@ def test_a_scorer_can_read_gradients_hidden_states_and_the_next_token(
         score_examples(toy, examples(PAIRS), ["test"])
 
 
+def test_a_scorer_that_compares_models_needs_a_recipe(toy: LoadedModel) -> None:
+    with pytest.raises(ValueError, match="rho1 compares the target with its reference"):
+        score_examples(toy, examples(PAIRS), ["loss", "rho1"])
+
+
 def test_each_view_runs_once_and_only_when_a_scorer_needs_it(toy: LoadedModel) -> None:
     _, one = score_examples(toy, examples(PAIRS), ["loss", "entropy", "top1_agreement"])
     scores, both = score_examples(toy, examples(PAIRS), ["loss", "ifd"])
