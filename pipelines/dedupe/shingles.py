@@ -9,8 +9,9 @@ run of white space is one blank. A *word* is
 - an operator, one of + * / = < > ^ % & | ~ × ÷ −, and a hyphen before a digit: "3 + 4" and "3 - 4", or
   "a < b" and "a > b", are different texts.
 
-Other punctuation only separates words. A text of fewer words than n has one n-gram, all its words; a text
-without any word has one, its characters. So every text has at least one, the empty one included.
+Other punctuation only separates words, as do the tags and variation selectors of the last planes. A text
+of fewer words than n has one n-gram, all its words; a text without any word has one, its characters. So
+every text has at least one, the empty one included.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ def words_of(text: str) -> list[str]:
     run = ""
     for index, character in enumerate(text):
         letter = unicodedata.category(character)[0] in "LNM" or character == "_"
+        letter &= ord(character) < 0x20000  # of what lies beyond only ideographs are words
         lone = any(low <= ord(character) <= high for low, high in _LONE_RANGES) and (
             letter or ord(character) >= 0x20000
         )

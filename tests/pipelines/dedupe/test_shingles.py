@@ -74,6 +74,7 @@ def test_words_are_what_the_docstring_says(text: str, words: list[str]) -> None:
 @given(TEXTS, st.integers(1, 6))
 @example("a b c d a b c", 3)
 @example("é\u0301\u0301 -1 - 2 --3", 2)
+@example("/\U000e0100", 1)
 def test_the_compiled_ngrams_are_those_of_plain_python(text: str, ngram: int) -> None:
     expected = grams_of(text, ngram)
     found = ordered(text, ngram)
