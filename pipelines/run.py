@@ -12,9 +12,10 @@ from typing import Any
 
 from connectors.manifest import installed_versions, json_hash, read_manifest, write_manifest
 from connectors.shards import Unit, plan_units
-from pipelines.emit import emit, publish, publish_bad_rows
+from pipelines.emit import emit
 from pipelines.ingest import TooManyBadRows, check_bad_rows, ingest
 from pipelines.progress import Progress
+from pipelines.publish import publish, publish_bad_rows
 from pipelines.recipe import Recipe, RecipeError, parse_recipe
 from pipelines.runner import RunnerChoice
 from pipelines.select import Known, select
