@@ -140,15 +140,6 @@ def find_files(spec: InputSpec, base: Path) -> list[InputFile]:
     return _input_files(spec, _local(path, full, base))
 
 
-def target_files(path: str) -> list[InputFile]:
-    """The files of examples that a selector or a ranking aims at: a file, folder or glob from here.
-
-    Raises:
-        ValueError: If nothing is there.
-    """
-    return find_files(InputSpec(path=path, source="target"), Path.cwd())
-
-
 def _local(path: str, full: str, base: Path) -> list[tuple[str, str]]:
     """(name, path) of the files that a path of this machine means."""
     if os.path.isdir(full):

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
 
 from connectors.chat_formats import parse_row
 from connectors.csv_rows import csv_rows
 from connectors.decompress import ByteSource, file_bytes
-from connectors.examples import EXCERPT_CHARS, BadRow, example_id, example_row
+from connectors.examples import EXAMPLE_SCHEMA, EXCERPT_CHARS, BadRow, example_id, example_row
 from connectors.fields import Layout, found, layout_of
 from connectors.inputs import InputFile, InputSpec, find_files
 from connectors.json_rows import json_file, json_lines
 from connectors.lines import Numbered, Row, UnreadableRow
 from connectors.tables import table_rows
 
-__all__ = ["InputFile", "InputSpec", "Item", "find_files", "read_examples", "read_rows"]
+__all__ = ["InputFile", "InputSpec", "Item", "find_files", "read_examples", "read_rows", "read_target"]
 
 _PROGRESS_ROWS = 256  # asking where a file stands costs a system call
 
@@ -91,6 +94,26 @@ def read_examples(file: InputFile) -> Iterator[Item]:
         prevailing = layout_of(tuple(row), file.format, mapped)
         for kind, part in parts:
             yield Item(kind, part, position)
+
+
+def read_target(path: str) -> pa.RecordBatch:
+    """The examples of a task that a selector or a ranking aims at, in order, as canonical rows.
+
+    Args:
+        path: A file, folder or glob, from the current folder.
+
+    Raises:
+        ValueError: If nothing is there, or a row is unreadable: the examples are few, and each one counts.
+    """
+    files = find_files(InputSpec(path=path, source="target"), Path.cwd())
+    items = [item for file in files for item in read_examples(file)]
+    bad = [item.row for item in items if item.kind == "bad"]
+    if bad:
+        raise ValueError(
+            f"{path}: row {bad[0]['row']} of the examples is unreadable ({bad[0]['reason']}); "
+            f"{len(bad):,} of {len(items):,} rows are. Mend or remove them: every example counts."
+        )
+    return pa.RecordBatch.from_pylist([item.row for item in items], schema=EXAMPLE_SCHEMA)
 
 
 def _text_rows(file: InputFile) -> Iterator[tuple[int | None, Row, int]]:

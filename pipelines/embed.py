@@ -14,9 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from apache_beam.ml.inference.base import RunInference
 
-from connectors.examples import EXAMPLE_SCHEMA
-from connectors.inputs import target_files
-from connectors.readers import read_examples
+from connectors.readers import read_target
 from connectors.shards import Unit, read_unit, write_arrow
 from pipelines.drops import drop_files, left_mask, rows_left
 from pipelines.progress import ProgressCounter
@@ -122,17 +120,10 @@ def embed_file(path: str, settings: EmbeddingSettings) -> Floats:
     Raises:
         ValueError: If there is no such file, a row is unreadable, or no example can be embedded.
     """
-    items = [item for file in target_files(path) for item in read_examples(file)]
-    bad = [item.row for item in items if item.kind == "bad"]
-    if bad:
-        raise ValueError(
-            f"{path}: row {bad[0]['row']} of the target examples is unreadable ({bad[0]['reason']}); "
-            f"{len(bad):,} of {len(items):,} rows are. Mend or remove them: every row shapes the target."
-        )
-    examples = pa.RecordBatch.from_pylist([item.row for item in items], schema=EXAMPLE_SCHEMA)
+    examples = read_target(path)
     vectors = embed_examples(load_embedder(settings), examples).column("embedding").drop_null()
     if not len(vectors):
-        raise ValueError(f"{path}: none of its {len(items):,} examples can be embedded")
+        raise ValueError(f"{path}: none of its {examples.num_rows:,} examples can be embedded")
     values: Floats = vectors.flatten().to_numpy().reshape(len(vectors), -1)
     return values
 

@@ -14,8 +14,7 @@ import pyarrow as pa
 
 from connectors.decompress import file_bytes
 from connectors.examples import EXAMPLE_SCHEMA
-from connectors.inputs import target_files
-from connectors.readers import InputFile, read_examples
+from connectors.readers import InputFile, read_examples, read_target
 from pipelines.dedupe.semantic_settings import DEFAULT_THRESHOLD
 from pipelines.ingest import input_files
 from pipelines.progress import clock
@@ -281,6 +280,6 @@ def check_inputs_and_model(recipe: Recipe) -> Iterator[str]:
         yield f"embed {known['name']}"
     for selector in recipe.select:
         if isinstance(selector, VectorSelector) and selector.target_file is not None:
-            examples = sum(1 for file in target_files(selector.target_file) for _ in read_examples(file))
+            examples = read_target(selector.target_file).num_rows
             yield f"target of {selector.name}: {selector.target_file}, {examples:,} rows"
     yield f"selectors: {json.dumps([selector.name for selector in recipe.select])}"

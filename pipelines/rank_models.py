@@ -28,9 +28,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from connectors.examples import EXAMPLE_SCHEMA, response_text
-from connectors.inputs import target_files
-from connectors.readers import read_examples
+from connectors.examples import response_text
+from connectors.readers import read_target
 from scorers.models.settings import ModelSettings
 
 Floats = npt.NDArray[np.float64]
@@ -110,7 +109,7 @@ def rank_text(
     """
     from pipelines.runner import RunnerChoice
 
-    examples = read_examples_of(path)
+    examples = read_target(path)
     threads = RunnerChoice().threads
 
     def score(model: str) -> ModelScores:
@@ -130,23 +129,6 @@ def rank_text(
     )
     ranked, compared = rank(scored, sizes)
     return "\n".join(_lines(path, ranked, failed, scored, compared))
-
-
-def read_examples_of(path: str) -> pa.RecordBatch:
-    """The examples of a file, in order.
-
-    Raises:
-        ValueError: If there is no such file, or a row of it is unreadable.
-    """
-    files = target_files(path)
-    items = [item for file in files for item in read_examples(file)]
-    bad = [item.row for item in items if item.kind == "bad"]
-    if bad:
-        raise ValueError(
-            f"{path}: row {bad[0]['row']} of the examples is unreadable ({bad[0]['reason']}); "
-            f"{len(bad):,} of {len(items):,} rows are. Mend or remove them: every example counts."
-        )
-    return pa.RecordBatch.from_pylist([item.row for item in items], schema=EXAMPLE_SCHEMA)
 
 
 def score_model(settings: ModelSettings, examples: pa.RecordBatch, threads: int) -> ModelScores:

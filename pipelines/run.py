@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from connectors.manifest import installed_versions, json_hash, read_manifest, write_manifest
+from connectors.manifest import read_manifest, write_manifest
 from connectors.shards import Unit, plan_units
+from pipelines.books import check_books, make_manifest
 from pipelines.emit import emit
 from pipelines.ingest import TooManyBadRows, check_bad_rows, ingest
 from pipelines.progress import Progress
@@ -31,10 +32,6 @@ STORED = (
 PUBLISHED = (
     "train", "dropped", "bad_rows", "scores", "suspects", "report.html", "README.md", "manifest.json",
 )  # fmt: skip
-
-
-class UnbalancedBooks(RuntimeError):  # noqa: N818 - reads as what happened
-    """Rows were lost or doubled on the way: read is not bad + dropped + kept."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +238,7 @@ def _decide_and_publish(
     if listed is not None:
         _report(space.progress, listed)
     stages = [*stages, selected, emitted, *([listed] if listed else [])]
-    manifest = _manifest(recipe, stages, described, time.monotonic() - began)
+    manifest = make_manifest(recipe, stages, described, time.monotonic() - began)
     check_books(manifest["counts"])
     publish(space, by_name["ingest"], emitted, listed)
     _describe(space.out, manifest)
@@ -276,88 +273,6 @@ def _report(progress: Progress, stage: StageResult) -> None:
         rate = f", {stage.rate:,.0f} rows/s" if stage.rate else ""
         part = ", a part of them done before" if stage.resumed else ""
         progress.say(f"{stage.name:<10}  {rows:,} rows in {stage.seconds:.1f} s{rate}{part}")
-
-
-def _manifest(
-    recipe: Recipe, stages: Sequence[StageResult], described: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    by_name = {stage.name: stage for stage in stages}
-    ingested, clusters, emitted = by_name["ingest"].stats, by_name["clusters"].stats, by_name["emit"].stats
-    scored = by_name["score"].stats if "score" in by_name else {}
-    contaminated = by_name["decontaminate"].stats if "decontaminate" in by_name else {}
-    resolved = recipe.resolved()
-    return {
-        "winnow_version": installed_versions()["winnow"],
-        "name": recipe.name,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "recipe": resolved,
-        "recipe_hash": json_hash({k: v for k, v in resolved.items() if k != "output"}),
-        "seed": recipe.seed,
-        "limit": described["limit"],
-        "inputs": described["inputs"],
-        "models": described["models"],
-        "counts": {
-            "read": ingested["rows"],
-            "bad": ingested["bad"],
-            "duplicates": {
-                "exact": clusters["exact"],
-                "near": clusters["near"],
-                "semantic": by_name["semantic"].stats["semantic"] if "semantic" in by_name else 0,
-            },
-            "contaminated": contaminated.get("contaminated", 0),
-            "not_scored": sum(n for status, n in scored.get("status", {}).items() if status != "ok"),
-            "dropped": emitted["dropped"],
-            "kept": emitted["kept"],
-        },
-        "tokens": {
-            "scored": scored.get("tokens", 0),
-            "kept": emitted["tokens_kept"],
-            "trained": emitted["tokens_trained"],
-        },
-        "sources": ingested["sources"],
-        "selection": by_name["select"].stats["facts"],
-        "dropped_reasons": emitted["dropped_reasons"],
-        "bad_reasons": ingested["bad_reasons"],
-        "unreadable_files": ingested["unreadable_files"],
-        "score_status": scored.get("status", {}),
-        "stages": {stage.name: _stage_record(stage) for stage in stages},
-        "seconds": round(seconds, 2),
-        "versions": installed_versions(),
-    }
-
-
-def _stage_record(stage: StageResult) -> dict[str, Any]:
-    rate = stage.rate
-    record = {
-        "key": stage.key,
-        "rows": stage.stats.get("rows", 0),
-        "seconds": stage.seconds,
-        "rows_per_s": round(rate, 1) if rate else None,
-        "resumed": stage.resumed,
-        "reused": stage.reused,
-    }
-    tokens = stage.stats.get("tokens")
-    if tokens:
-        record["tokens_per_s"] = round(tokens / stage.seconds, 1) if rate else None
-        record["padded_tokens"] = stage.stats["padded_tokens"]
-        record["flop_per_s"] = round(stage.stats["flop"] / stage.seconds) if rate else None
-    return record
-
-
-def check_books(counts: dict[str, Any]) -> None:
-    """Holds read = bad + dropped + kept.
-
-    Raises:
-        UnbalancedBooks: Saying by how many rows they differ.
-    """
-    accounted = counts["bad"] + counts["dropped"] + counts["kept"]
-    if counts["read"] != accounted:
-        raise UnbalancedBooks(
-            f"the books do not balance: {counts['read']:,} rows read, but {counts['bad']:,} bad + "
-            f"{counts['dropped']:,} dropped + {counts['kept']:,} kept = {accounted:,} "
-            f"({counts['read'] - accounted:+,}). Nothing was published. "
-            "This is a fault of winnow; please report it."
-        )
 
 
 def reselect(out: Path, recipe: Recipe, runner: RunnerChoice, progress: Progress) -> Finished:

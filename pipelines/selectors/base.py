@@ -313,6 +313,13 @@ def id_ranks(candidates: pa.Table) -> npt.NDArray[np.int64]:
     return ranks
 
 
+def group_codes(candidates: pa.Table) -> npt.NDArray[np.int64]:
+    """A number for the group of each candidate, int64, shape (n,), in [0, number of groups)."""
+    encoded = candidates.column("group").combine_chunks().dictionary_encode()
+    codes: npt.NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
+    return codes
+
+
 def choose(texts: Sequence[str], index: npt.NDArray[np.generic]) -> npt.NDArray[np.object_]:
     """`texts[i]` for each i of `index` (False is 0, True is 1): an object array that shares the strings."""
     chosen: npt.NDArray[np.object_] = np.array(texts, dtype=object)[index.astype(np.intp)]

@@ -38,12 +38,12 @@ from pipelines.selectors.base import (
     Decisions,
     Selector,
     choose,
+    group_codes,
     id_order,
     id_ranks,
     scores,
     without_score,
 )
-from pipelines.selectors.grape import group_codes
 from pipelines.selectors.pass_rate import labels
 
 Ints = npt.NDArray[np.int64]

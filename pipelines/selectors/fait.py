@@ -45,10 +45,10 @@ from pipelines.selectors.base import (
     TokenRows,
     choose,
     counts,
+    group_codes,
     id_ranks,
     without_score,
 )
-from pipelines.selectors.grape import group_codes
 from pipelines.selectors.pass_rate import labels
 
 Bools = npt.NDArray[np.bool_]

@@ -26,7 +26,16 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.selectors.base import Decisions, Selector, choose, counts, id_ranks, scores, without_score
+from pipelines.selectors.base import (
+    Decisions,
+    Selector,
+    choose,
+    counts,
+    group_codes,
+    id_ranks,
+    scores,
+    without_score,
+)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -90,13 +99,6 @@ class Grape(Selector):
             "grape_margin": pa.array(margin, mask=unranked),
         }
         return Decisions(keep, reason, columns)
-
-
-def group_codes(candidates: pa.Table) -> Ints:
-    """A number for the group of each candidate, int64, shape (n,), in [0, number of groups)."""
-    encoded = candidates.column("group").combine_chunks().dictionary_encode()
-    codes: Ints = encoded.indices.to_numpy().astype(np.int64)
-    return codes
 
 
 def _any_of_group(group: Ints, rows: Bools) -> Bools:

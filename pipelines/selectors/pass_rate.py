@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from pipelines.selectors.base import Decisions, Selector, choose, scores, without_score
-from pipelines.selectors.grape import group_codes
+from pipelines.selectors.base import Decisions, Selector, choose, group_codes, scores, without_score
 
 Floats = npt.NDArray[np.float64]
 LABELS = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0, "": None}

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.selectors.grape import group_codes
+from pipelines.selectors.base import group_codes
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

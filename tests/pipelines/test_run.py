@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 import yaml
 
+from pipelines.books import UnbalancedBooks, check_books
 from pipelines.explain import explain_text
 from pipelines.ingest import TooManyBadRows
 from pipelines.progress import Progress
 from pipelines.recipe import RecipeError, parse_recipe
-from pipelines.run import Finished, UnbalancedBooks, check_books, reselect, run
+from pipelines.run import Finished, reselect, run
 from pipelines.runner import RunnerChoice, choose_runner
 from tests.pipelines.corpus import MODEL, hashes, recipe, rows_of, write_corpus
 
