@@ -6,21 +6,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.selectors.base import TokenArrays, Vectors
+from pipelines.selectors.base import Vectors
+from pipelines.selectors.tokens import TokenBlock, offsets_of
 from scorers.models.settings import EmbeddingSettings
 
-ListOfRow = Callable[[int], npt.NDArray[Any]]
-"""Gives the list of a row of a file."""
-
-Read = TypeVar("Read")
+READERS = 2  # files read at a time
 
 
 @dataclass(frozen=True)
@@ -37,66 +35,77 @@ class TokenReader:
 
     def read(
         self, rows: npt.NDArray[np.int64], names: npt.NDArray[np.int64], reads: Sequence[str]
-    ) -> Iterator[tuple[int, TokenArrays]]:
-        """Yields (name, arrays) for candidates `rows` (ascending), each under its own of `names`.
+    ) -> Iterator[TokenBlock]:
+        """Yields the tokens of candidates `rows` (ascending), each under its own of `names`, file by file.
 
         Args:
             rows: Candidate indices; rows that have scores.
             names: Under which the candidates are given.
             reads: As `Selector.token_reads` says.
+
+        Raises:
+            ValueError: If two models see another number of tokens in one row.
         """
         bounds = np.searchsorted(rows, self.starts)
         files = np.flatnonzero(np.diff(bounds)).tolist()
-        for file, columns in zip(files, _one_ahead(partial(self._columns, reads=reads), files), strict=True):
+
+        def block(file: int) -> TokenBlock:
             chosen = slice(bounds[file], bounds[file + 1])
-            within = (rows[chosen] - self.starts[file]).tolist()
-            for row, name in zip(within, names[chosen].tolist(), strict=True):
-                yield name, {read: column(row) for read, column in columns.items()}
+            lists = {read: self._lists(file, read, rows[chosen] - self.starts[file]) for read in reads}
+            offsets = next(iter(lists.values()))[0]
+            for read, (own, _) in lists.items():
+                if not np.array_equal(own, offsets):
+                    raise ValueError(
+                        f"{self.paths[''][file]}: {read} has another number of tokens for some row; "
+                        "delete the run's folder and run again"
+                    )
+            return TokenBlock(names[chosen], offsets, {read: values for read, (_, values) in lists.items()})
 
-    def _columns(self, file: int, reads: Sequence[str]) -> dict[str, ListOfRow]:
-        return {read: self._column(file, read) for read in reads}
+        yield from _ahead(block, files)
 
-    def _column(self, file: int, read: str) -> ListOfRow:
+    def _lists(
+        self, file: int, read: str, rows: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """Offsets and values of some rows of a file."""
         role, _, name = read.rpartition(".")
         path = self.paths[role][file]
-        if name == "token_ids":
-            ids, at = _lists(path, "input_ids"), _lists(path, "response_at")
-            return lambda row: ids(row)[at(row)]
-        return _lists(path, name)
+        if name != "token_ids":
+            return _read_lists(path, name, rows)
+        starts, ids = _read_lists(path, "input_ids", rows)
+        offsets, at = _read_lists(path, "response_at", rows)
+        return offsets, ids[at + np.repeat(starts[:-1], np.diff(offsets))]
 
 
-def _lists(path: str, column: str) -> ListOfRow:
+def _read_lists(
+    path: str, column: str, rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     with pq.ParquetFile(path) as file:
-        lists = file.read(columns=[column])[column].combine_chunks()
-    values = lists.values.to_numpy()
-    offsets = lists.offsets.to_pylist()
-    return lambda row: values[offsets[row] : offsets[row + 1]]  # a view: a million of them cost little
+        lists = file.read(columns=[column])[column]
+    return flat_lists(lists if len(rows) == len(lists) else lists.take(pa.array(rows)))
 
 
-def _one_ahead(read: Callable[[int], Read], files: Sequence[int]) -> Iterator[Read]:
-    """`read` of each file, in order; the next one is read while the caller works on this one."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = deque(pool.submit(read, file) for file in files[:1])
-        for file in files[1:]:
-            coming.append(pool.submit(read, file))
-            yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
-
-
-def list_array(lists: Sequence[npt.NDArray[Any] | None], kind: pa.DataType) -> pa.Array:
-    """Lists of numbers as one array, null where there is none; in a tenth of the time of `pa.array`.
+def flat_lists(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """Lists of numbers as offsets, shape (n + 1,), and values; null is an empty list.
 
     Example:
-        >>> list_array([np.array([1.0, 2.0]), None], pa.float32()).to_pylist()
-        [[1.0, 2.0], None]
+        >>> offsets, values = flat_lists(pa.chunked_array([[[1, 2], None], [[3]]]))
+        >>> offsets.tolist(), values.tolist()
+        ([0, 2, 2, 3], [1, 2, 3])
     """
-    known = [own for own in lists if own is not None]
-    if not known:
-        return pa.nulls(len(lists), pa.list_(kind))
-    offsets = np.cumsum([0, *(0 if own is None else len(own) for own in lists)], dtype=np.int32)
-    is_null = pa.array([own is None for own in lists])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(known), kind), mask=is_null)
+    joined = lists.combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(joined), 0).to_numpy(zero_copy_only=False)
+    return offsets_of(lengths.astype(np.int64)), joined.flatten().to_numpy(zero_copy_only=False)
+
+
+def _ahead(read: Callable[[int], TokenBlock], files: Sequence[int]) -> Iterator[TokenBlock]:
+    """`read` of each file, in order; the next ones are read while the caller works on this one."""
+    with ThreadPoolExecutor(READERS) as pool:
+        coming = deque(pool.submit(read, file) for file in files[:READERS])
+        for file in files[READERS:]:
+            yield coming.popleft().result()
+            coming.append(pool.submit(read, file))
+        while coming:
+            yield coming.popleft().result()
 
 
 @dataclass(frozen=True)

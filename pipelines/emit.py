@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from connectors.examples import EXAMPLE_SCHEMA, EXCERPT_CHARS, prompt_text, response_text
 from connectors.shards import ShardWriter, Unit, group_units, read_rows_between, read_stats, read_unit
+from pipelines.arrays import flat_lists
 from pipelines.drops import DROP_SCHEMA, drop_files, drops_between
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
@@ -219,31 +220,44 @@ def _train(
 
 def _labelled(scored: pa.Table, token_keep: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
     """`input_ids` of the conversation and `labels` (IGNORED outside responses and on pruned tokens)."""
-    labels = []
-    rows = zip(scored["input_ids"], scored["response_at"], token_keep, strict=True)
-    for input_ids, response_at, mask in rows:
-        at = response_at.values.to_numpy()
-        if mask.is_valid:
-            at = at[mask.values.to_numpy(zero_copy_only=False)]
-        ids = input_ids.values.to_numpy()
-        own = np.full(len(ids), IGNORED, np.int32)
-        own[at] = ids[at]
-        labels.append(own)
-    return scored["input_ids"], pa.array(labels, pa.list_(pa.int32()))
+    offsets, ids = flat_lists(scored["input_ids"])
+    places = _response_places(scored, offsets)[_kept_tokens(scored, token_keep)]
+    labels = np.full(len(ids), IGNORED, np.int32)
+    labels[places] = ids[places]
+    return scored["input_ids"], _as_lists(offsets, labels)
 
 
 def _weighed(scored: pa.Table, token_keep: pa.ChunkedArray, token_weight: pa.ChunkedArray) -> pa.Array:
     """The weight of each token of the conversation: 0 outside responses and on pruned tokens."""
-    weights = []
-    rows = zip(scored["input_ids"], scored["response_at"], token_keep, token_weight, strict=True)
-    for input_ids, response_at, mask, given in rows:
-        at = response_at.values.to_numpy()
-        own = np.zeros(len(input_ids.values), np.float32)
-        own[at] = given.values.to_numpy() if given.is_valid else 1.0
-        if mask.is_valid:
-            own[at[~mask.values.to_numpy(zero_copy_only=False)]] = 0.0
-        weights.append(own)
-    return pa.array(weights, pa.list_(pa.float32()))
+    offsets, ids = flat_lists(scored["input_ids"])
+    given = _of_response(scored, token_weight, np.ones(1, np.float32))
+    weights = np.zeros(len(ids), np.float32)
+    weights[_response_places(scored, offsets)] = np.where(_kept_tokens(scored, token_keep), given, 0)
+    return _as_lists(offsets, weights)
+
+
+def _response_places(scored: pa.Table, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where the response tokens of all rows lie among all tokens."""
+    of_row, at = flat_lists(scored["response_at"])
+    places: npt.NDArray[np.int64] = at + np.repeat(offsets[:-1], np.diff(of_row))
+    return places
+
+
+def _kept_tokens(scored: pa.Table, token_keep: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Which of the response tokens of all rows are trained on."""
+    return _of_response(scored, token_keep, np.ones(1, np.bool_))
+
+
+def _of_response(scored: pa.Table, lists: pa.ChunkedArray, otherwise: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What the lists give for the response tokens of all rows, and one value for those of rows without."""
+    lengths = pc.list_value_length(scored["response_at"]).to_numpy()
+    values = np.repeat(otherwise, int(lengths.sum()))
+    values[np.repeat(lists.is_valid().to_numpy(), lengths)] = flat_lists(lists)[1]
+    return values
+
+
+def _as_lists(offsets: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
 
 def _dropped(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,13 @@ import pyarrow.parquet as pq
 
 from connectors.manifest import file_hash
 from connectors.shards import ShardWriter, Unit, read_stats
-from pipelines.arrays import TokenReader, VectorReader, list_array
+from pipelines.arrays import TokenReader, VectorReader
 from pipelines.candidates import Candidates, gather
 from pipelines.drops import drop_files, rows_left
 from pipelines.recipe import Recipe
 from pipelines.scored import Files, files_by_unit
-from pipelines.selectors.base import (
-    Decisions,
-    Selector,
-    TokenArrays,
-    VectorSelector,
-)
+from pipelines.selectors.base import Decisions, Selector, VectorSelector
+from pipelines.selectors.tokens import TokenBlock, TokenLists, join, merge
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.models.settings import EmbeddingSettings
 
@@ -60,9 +56,9 @@ class Decided:
         selector: Name of the selector that decided; object, (n,).
         reason: Countable reason; object, (n,).
         columns: Decision columns of the selectors, null where a selector did not see the row.
-        masks: Candidate index → which response tokens to train on, for rows that lose tokens.
+        masks: Which response tokens to train on, bool, for rows that lose tokens; None if none does.
         weights: Weight of each row in training, float64, (n,): the product over the selectors.
-        token_weights: Candidate index → weight of each response token, for rows that have such.
+        token_weights: Weight of each response token, float32, for rows that have such; None if none has.
         facts: Of each selector, in order, the numbers of its whole decision.
     """
 
@@ -71,9 +67,9 @@ class Decided:
     selector: npt.NDArray[np.object_]
     reason: npt.NDArray[np.object_]
     columns: dict[str, pa.Array]
-    masks: dict[int, npt.NDArray[np.bool_]]
     weights: npt.NDArray[np.float64]
-    token_weights: dict[int, npt.NDArray[np.float32]]
+    masks: TokenLists | None = None
+    token_weights: TokenLists | None = None
     facts: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -102,9 +98,7 @@ def decide(
         selector=np.full(count, None, object),
         reason=np.full(count, KEPT_BY_ALL, object),
         columns={},
-        masks={},
         weights=np.ones(count),
-        token_weights={},
     )
     alive = np.arange(count)
     if "status" in candidates.column_names:
@@ -118,9 +112,15 @@ def decide(
                 raise ValueError(f"{selector.name} reads tokens, but none were stored")
             _record_tokens(selector, table, decisions, alive, tokens, decided)
         alive = alive[decisions.keep]
-    decided.masks = {row: mask for row, mask in decided.masks.items() if decided.keep[row]}
-    decided.token_weights = {row: own for row, own in decided.token_weights.items() if decided.keep[row]}
+    decided.masks = _of_kept(decided.masks, decided.keep)
+    decided.token_weights = _of_kept(decided.token_weights, decided.keep)
     return decided
+
+
+def _of_kept(tokens: TokenLists | None, keep: npt.NDArray[np.bool_]) -> TokenLists | None:
+    if tokens is None or keep[tokens.rows].all():
+        return tokens
+    return tokens.within(keep[tokens.rows])
 
 
 def _drop_unscored(candidates: pa.Table, decided: Decided) -> npt.NDArray[np.int64]:
@@ -174,18 +174,20 @@ def _record_tokens(
     tokens: TokenReader,
     decided: Decided,
 ) -> None:
-    def read(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, TokenArrays]]:
+    def read(rows: npt.NDArray[np.int64]) -> Iterator[TokenBlock]:
         return tokens.read(alive[rows], rows, selector.token_reads)
 
+    def of_candidates(parts: Iterator[TokenLists], kind: type[np.generic]) -> TokenLists:
+        own = join(list(parts), kind)
+        return replace(own, rows=alive[own.rows])
+
     if decisions.prune_tokens is not None and decisions.prune_tokens.any():
-        for index, mask in selector.token_masks(table, decisions, read):
-            row = int(alive[index])
-            decided.masks[row] = mask & decided.masks[row] if row in decided.masks else mask
+        masks = of_candidates(selector.token_masks(table, decisions, read), np.bool_)
+        decided.masks = masks if decided.masks is None else merge(decided.masks, masks, np.logical_and)
     if decisions.weigh_tokens is not None and decisions.weigh_tokens.any():
-        for index, weights in selector.token_weights(table, decisions, read):
-            row = int(alive[index])
-            before = decided.token_weights.get(row)
-            decided.token_weights[row] = weights if before is None else before * weights
+        weights = of_candidates(selector.token_weights(table, decisions, read), np.float32)
+        before = decided.token_weights
+        decided.token_weights = weights if before is None else merge(before, weights, np.multiply)
 
 
 def _spread(values: pa.Array, at: npt.NDArray[np.int64], count: int) -> pa.Array:
@@ -262,9 +264,7 @@ def _decision_tables(
 ) -> Iterator[pa.Table]:
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
-        numbers = range(start, min(start + CHUNK, len(rows)))
-        masks = [decided.masks.get(row) for row in numbers]
-        token_weights = [decided.token_weights.get(row) for row in numbers]
+        stop = min(start + CHUNK, len(rows))
         arrays = [
             pa.array(rows[part]),
             ids[part].combine_chunks(),
@@ -274,10 +274,14 @@ def _decision_tables(
             pa.array(decided.reason[part], pa.string()),
             pa.array(decided.weights[part], pa.float32()),
             *(column.slice(start, CHUNK) for _, column in sorted(decided.columns.items())),
-            list_array(masks, pa.bool_()),
-            list_array(token_weights, pa.float32()),
+            _token_column(decided.masks, start, stop, pa.bool_()),
+            _token_column(decided.token_weights, start, stop, pa.float32()),
         ]
         yield pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _token_column(tokens: TokenLists | None, start: int, stop: int, kind: pa.DataType) -> pa.Array:
+    return pa.nulls(stop - start, pa.list_(kind)) if tokens is None else tokens.lists(start, stop, kind)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault of what is tested
+settings.load_profile("no deadline")
 
 # Torch's threads spin while they wait; several test processes on two cores then stand in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -31,11 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-TokenArrays = Mapping[str, npt.NDArray[Any]]
-"""Arrays of one row with an entry for each response token, by what a selector lists in `token_reads`."""
-
-TokenRows = Callable[[npt.NDArray[np.int64]], Iterable[tuple[int, TokenArrays]]]
-"""Gives (index, arrays) for each of the given candidates, by ascending index; reads them from disk."""
+from pipelines.selectors.tokens import TokenLists, TokenRows
 
 FIELD = "extra."  # begins the name of a column that is a field of the input
 
@@ -116,8 +112,8 @@ class Selector(BaseModel, ABC):
 
     def token_masks(
         self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
-    ) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
-        """Yields (candidate index, mask over its response tokens, True = train on it) for pruned rows.
+    ) -> Iterator[TokenLists]:
+        """Yields masks over the response tokens (True = train on it) of pruned rows, in ascending order.
 
         Args:
             candidates: The table that was decided on.
@@ -128,8 +124,10 @@ class Selector(BaseModel, ABC):
 
     def token_weights(
         self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
-    ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """Yields (candidate index, weight of each response token, >= 0) for the rows of `weigh_tokens`.
+    ) -> Iterator[TokenLists]:
+        """Yields the weight of each response token, >= 0, of rows of `weigh_tokens`.
+
+        The rows of one part ascend; those of the parts may not. A row that is left out has weights of 1.
 
         Args:
             candidates: The table that was decided on.

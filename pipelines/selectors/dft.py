@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.selectors.base import Decisions, Selector, TokenRows, choose, scores, without_score
+from pipelines.selectors.base import Decisions, Selector, choose, scores, without_score
+from pipelines.selectors.tokens import TokenLists, TokenRows
 
 
 class Dft(Selector):
@@ -54,7 +54,8 @@ class Dft(Selector):
 
     def token_weights(
         self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
-    ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """Yields (candidate index, probability of each response token)."""
-        for row, arrays in tokens(np.flatnonzero(decisions.keep)):
-            yield row, np.exp(-arrays["token_nll"], dtype=np.float32)
+    ) -> Iterator[TokenLists]:
+        """Yields the probability of each response token."""
+        for block in tokens(np.flatnonzero(decisions.keep)):
+            probability = np.exp(-block.arrays["token_nll"], dtype=np.float32)
+            yield TokenLists(block.rows, block.offsets, probability)

@@ -30,8 +30,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +41,6 @@ from pydantic import Field
 from pipelines.selectors.base import (
     Decisions,
     Selector,
-    TokenArrays,
-    TokenRows,
     choose,
     counts,
     group_codes,
@@ -50,7 +48,9 @@ from pipelines.selectors.base import (
     without_score,
 )
 from pipelines.selectors.pass_rate import labels
+from pipelines.selectors.tokens import TokenBlock, TokenLists, TokenRows, join
 
+Answer = Mapping[str, npt.NDArray[Any]]  # by `token_reads`, an entry for each response token
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -110,8 +110,8 @@ class Fait(Selector):
 
     def token_weights(
         self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
-    ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """Yields (candidate index, weight of each response token), mean 1, where a wrong answer is like it.
+    ) -> Iterator[TokenLists]:
+        """Yields the weight of each response token, mean 1, where a wrong answer is like it.
 
         Rows of `weigh_tokens` without such a wrong answer, or with none that differs, are left out: their
         tokens weigh 1 each.
@@ -124,19 +124,18 @@ class Fait(Selector):
         rivals = first_of_groups(np.flatnonzero(wrong), group, ids, self.rivals)
         for rows in chunks(np.flatnonzero(decisions.weigh_tokens), rivals, group, length, TOKENS_AT_ONCE):
             compared = rivals[np.isin(group[rivals], group[rows])]
-            # Copied: what is read may be a part of a whole file's tokens, which would stay in memory.
-            arrays: dict[int, TokenArrays] = {
-                row: {name: np.array(values) for name, values in read.items()}
-                for row, read in tokens(np.union1d(rows, compared))
-            }
+            answers = dict(_answers(tokens(np.union1d(rows, compared))))
             starts = np.searchsorted(group[compared], group[rows], side="left")
             stops = np.searchsorted(group[compared], group[rows], side="right")
+            found = []
             for row, start, stop in zip(rows.tolist(), starts, stops, strict=True):
-                weights = self._weights(arrays[row], [arrays[at] for at in compared[start:stop].tolist()])
+                weights = self._weights(answers[row], [answers[at] for at in compared[start:stop].tolist()])
                 if weights is not None:
-                    yield row, weights.astype(np.float32)
+                    one = np.array([row]), np.array([0, len(weights)])
+                    found.append(TokenLists(*one, weights.astype(np.float32)))
+            yield join(found, np.float32)
 
-    def _weights(self, right: TokenArrays, rivals: Sequence[TokenArrays]) -> Floats | None:
+    def _weights(self, right: Answer, rivals: Sequence[Answer]) -> Floats | None:
         """The weights of a right answer's tokens, None where no rival gives any."""
         own = right["token_ids"].tolist()
         likeness = [similarity(own, rival["token_ids"].tolist()) for rival in rivals]
@@ -144,6 +143,14 @@ class Fait(Selector):
         if likeness[nearest] < self.similarity:
             return None
         return weigh(right, rivals[nearest], self.strength, self.temperature)
+
+
+def _answers(blocks: Iterable[TokenBlock]) -> Iterator[tuple[int, Answer]]:
+    """(candidate index, its tokens) of each row of the blocks."""
+    for block in blocks:
+        bounds = block.offsets.tolist()
+        for row, start, stop in zip(block.rows.tolist(), bounds[:-1], bounds[1:], strict=True):
+            yield row, {name: values[start:stop] for name, values in block.arrays.items()}
 
 
 def first_of_groups(rows: Ints, group: Ints, ids: Ints, count: int) -> Ints:
@@ -178,7 +185,7 @@ def chunks(rows: Ints, rivals: Ints, group: Ints, tokens: Ints, limit: int) -> I
     yield from np.split(rows, np.flatnonzero(np.diff(np.cumsum(cost) // limit)) + 1)
 
 
-def weigh(right: TokenArrays, wrong: TokenArrays, strength: float, temperature: float) -> Floats | None:
+def weigh(right: Answer, wrong: Answer, strength: float, temperature: float) -> Floats | None:
     """Weights of a right answer's tokens beside a wrong answer.
 
     Args:

@@ -305,14 +305,18 @@ def candidate_potentials(vectors: Rows, target: Rows, found: Potentials, device:
     side = _Target(target, found.epsilon, device)
     f = torch.from_numpy(found.f).to(device)
 
-    def score(start: int) -> Floats:
-        rows = side.load(vectors[start : start + side.rows_at_once])
+    g = np.empty(len(vectors))  # one array: small ones between large ones keep a heap from shrinking
+
+    def score(start: int) -> None:
+        part = slice(start, start + side.rows_at_once)
+        rows = side.load(vectors[part])
         soft_least = _log_sum_exp(side.logits(rows, f), 1)[:, 0].double()
-        g: Floats = (rows.double().square().sum(1) - found.epsilon * soft_least).cpu().numpy()
-        return g
+        g[part] = (rows.double().square().sum(1) - found.epsilon * soft_least).cpu().numpy()
 
     with one_thread_each(device) as pool:
-        return np.concatenate([np.zeros(0), *pool.map(score, range(0, len(vectors), side.rows_at_once))])
+        for _ in pool.map(score, range(0, len(vectors), side.rows_at_once)):
+            pass
+    return g
 
 
 def _log_sum_exp(values: torch.Tensor, dim: int) -> torch.Tensor:

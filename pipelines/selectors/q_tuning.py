@@ -64,7 +64,6 @@ from pipelines.selectors.base import (
     Budget,
     Decisions,
     Selector,
-    TokenRows,
     choose,
     id_order,
     id_ranks,
@@ -86,10 +85,10 @@ from pipelines.selectors.q_tuning_plane import (
 from pipelines.selectors.q_tuning_tokens import (
     NeighborPad,
     drop_highest,
-    keep_lowest,
     token_scores,
     tokens_to_drop,
 )
+from pipelines.selectors.tokens import TokenLists, TokenRows
 
 Ints = npt.NDArray[np.int64]
 
@@ -247,24 +246,32 @@ class QTuning(Selector, Budget):
 
     def token_masks(
         self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
-    ) -> Iterator[tuple[int, Bools]]:
-        """Yields (candidate index, mask over response tokens, True = train on it) for kept Q2 rows.
+    ) -> Iterator[TokenLists]:
+        """Yields masks over response tokens (True = train on it) of kept Q2 rows.
 
         With `token_budget: per_sample` at least one token of each row is kept. With `batch_global` a mask
         may be False throughout, and the tokens are read five times: four to find the highest scores
         without holding them in memory, one to make the masks.
         """
+        from pipelines.selectors.lowest import (
+            keep_lowest,
+        )  # loads Numba, which reading a recipe does not need
+
         pruned = np.flatnonzero(decisions.keep if decisions.prune_tokens is None else decisions.prune_tokens)
 
-        def scored_tokens() -> Iterator[tuple[int, Floats]]:
-            for row, arrays in tokens(pruned):
-                yield row, token_scores(arrays["token_nll"], self.smoothing, self.neighbor_pad)
+        def scored() -> Iterator[TokenLists]:
+            for block in tokens(pruned):
+                values = token_scores(
+                    block.arrays["token_nll"], block.offsets, self.smoothing, self.neighbor_pad
+                )
+                yield TokenLists(block.rows, block.offsets, values)
 
         if self.token_budget == "per_sample":  # noqa: S105 - tokens of text, not a password
-            for row, values in scored_tokens():
-                yield row, keep_lowest(values, self.token_keep)
+            for block in scored():
+                mask = keep_lowest(block.values, block.offsets, self.token_keep)
+                yield TokenLists(block.rows, block.offsets, mask)
         else:
-            yield from drop_highest(scored_tokens, self._tokens_to_drop(candidates, decisions))
+            yield from drop_highest(scored, self._tokens_to_drop(candidates, decisions))
 
     def _tokens_to_drop(self, candidates: pa.Table, decisions: Decisions) -> int:
         """Tokens that Q2 rows must lose, as the code counts: prompts and dropped rows included."""

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.selectors.tokens import TokenLists
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 NeighborPad = Literal["zero", "one", "self"]
 
-_MISSING: dict[NeighborPad, tuple[float, float]] = {"zero": (0.0, 0.0), "one": (1.0, 1.0)}
+_MISSING: dict[NeighborPad, float] = {"zero": 0.0, "one": 1.0}
 MAX_TOKEN_NLL = 50.0  # exp(50) is 5e21: nothing sensible is above it, and sums of three stay finite
 
 
-def token_scores(nll: npt.NDArray[np.floating], smoothing: float, neighbor_pad: NeighborPad) -> Floats:
+def token_scores(
+    nll: npt.NDArray[np.floating], offsets: Ints, smoothing: float, neighbor_pad: NeighborPad
+) -> Floats:
     """Score of each response token: high means surprising together with its neighbours; pruned first.
 
     s_i = (1 - smoothing) PPL_i + smoothing (PPL_{i-1} + PPL_{i+1})
 
     Args:
-        nll: Negative log-likelihood of each token, nats, shape (t,).
+        nll: Negative log-likelihood of each token, nats, row after row, shape (t,).
+        offsets: Where the tokens of each row begin, and where the last ones end, shape (rows + 1,).
         smoothing: Weight of the neighbours (the paper's lambda), 0 to 1.
         neighbor_pad: Perplexity of a neighbour that does not exist: 0, 1, or that of the token itself.
 
@@ -31,22 +36,21 @@ def token_scores(nll: npt.NDArray[np.floating], smoothing: float, neighbor_pad: 
         Shape (t,), >= 0.
 
     Example:
-        >>> token_scores(np.log([1.0, 9.0, 1.0]), 0.5, "zero").round(6).tolist()
+        >>> token_scores(np.log([1.0, 9.0, 1.0]), np.array([0, 3]), 0.5, "zero").round(6).tolist()
         [5.0, 5.5, 5.0]
     """
-    padded = np.empty(len(nll) + 2)
-    perplexity = np.exp(np.minimum(nll, MAX_TOKEN_NLL, dtype=np.float64), out=padded[1:-1])
-    padded[0], padded[-1] = (padded[1], padded[-2]) if neighbor_pad == "self" else _MISSING[neighbor_pad]
-    values: Floats = (1 - smoothing) * perplexity + smoothing * (padded[:-2] + padded[2:])
+    perplexity: Floats = np.exp(np.minimum(nll, MAX_TOKEN_NLL, dtype=np.float64))
+    if not len(perplexity):
+        return perplexity
+    before, after = np.roll(perplexity, 1), np.roll(perplexity, -1)
+    starts, stops = offsets[:-1], offsets[1:]
+    filled = stops > starts
+    first, last = starts[filled], stops[filled] - 1
+    missing = _MISSING.get(neighbor_pad)
+    before[first] = perplexity[first] if missing is None else missing
+    after[last] = perplexity[last] if missing is None else missing
+    values: Floats = (1 - smoothing) * perplexity + smoothing * (before + after)
     return values
-
-
-def keep_lowest(values: Floats, fraction: float) -> Bools:
-    """Mask that keeps the lowest max(1, floor(fraction * t)) of t scores, of equal ones the later."""
-    kept = max(1, math.floor(fraction * len(values) + 1e-9))  # 1e-9: 0.29 * 100 means 29
-    mask = np.zeros(len(values), dtype=np.bool_)
-    mask[(-values).argsort(kind="stable")[max(len(values) - kept, 0) :]] = True
-    return mask
 
 
 def tokens_to_drop(attended: int, lost: int, keep: float, token_keep: float) -> int:
@@ -65,24 +69,24 @@ def tokens_to_drop(attended: int, lost: int, keep: float, token_keep: float) -> 
     return max(0, attended - round(attended * keep * token_keep) - lost)
 
 
-def drop_highest(rows: Callable[[], Iterable[tuple[int, Floats]]], drop: int) -> Iterator[tuple[int, Bools]]:
+def drop_highest(blocks: Callable[[], Iterable[TokenLists]], drop: int) -> Iterator[TokenLists]:
     """Masks that drop the `drop` highest scores of all rows together; all of them if there are fewer.
 
     Args:
-        rows: Gives, each time it is called, (row, finite scores of its tokens). Of equal scores the
-            earlier row and position are dropped first.
+        blocks: Gives, each time it is called, the finite scores of tokens. Of equal scores the earlier row
+            and position are dropped first.
         drop: Number of tokens to drop.
     """
-    cut, at_cut = _nth_highest(rows, drop) if drop else (np.inf, 0)
-    for row, values in rows():
-        equal = np.flatnonzero(values == cut)[:at_cut]
+    cut, at_cut = _nth_highest(blocks, drop) if drop else (np.inf, 0)
+    for block in blocks():
+        equal = np.flatnonzero(block.values == cut)[:at_cut]
         at_cut -= len(equal)
-        mask = values <= cut
+        mask = block.values <= cut
         mask[equal] = False
-        yield row, mask
+        yield TokenLists(block.rows, block.offsets, mask)
 
 
-def _nth_highest(rows: Callable[[], Iterable[tuple[int, Floats]]], n: int) -> tuple[float, int]:
+def _nth_highest(blocks: Callable[[], Iterable[TokenLists]], n: int) -> tuple[float, int]:
     """The n-th highest score (-inf if there are fewer), and how many scores equal to it are among the n.
 
     A radix selection over the bits, sixteen at a time, in a form that orders as the numbers do. Memory is one
@@ -91,10 +95,10 @@ def _nth_highest(rows: Callable[[], Iterable[tuple[int, Floats]]], n: int) -> tu
     prefix, left = 0, n
     for shift in (48, 32, 16, 0):
         histogram = np.zeros(1 << 16, dtype=np.int64)
-        for _, values in rows():
-            bits = _ordered_bits(values) >> np.uint64(shift)
+        for block in blocks():
+            bits = _ordered_bits(block.values) >> np.uint64(shift)
             digits = bits[bits >> np.uint64(16) == prefix] & np.uint64(0xFFFF)
-            np.add.at(histogram, digits.astype(np.intp), 1)
+            histogram += np.bincount(digits.astype(np.intp), minlength=len(histogram))
         at_or_above = np.cumsum(histogram[::-1])
         if at_or_above[-1] < left:
             return -np.inf, 0

@@ -22,12 +22,12 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.selectors.base import Decisions, Selector, TokenRows, choose, counts, scores, without_score
-from pipelines.selectors.q_tuning_tokens import drop_highest, keep_lowest
+from pipelines.selectors.base import Decisions, Selector, choose, counts, scores, without_score
+from pipelines.selectors.q_tuning_tokens import drop_highest
+from pipelines.selectors.tokens import TokenLists, TokenRows
 
 REFERENCE_NLL = "reference.token_nll"
 
@@ -62,17 +62,23 @@ class Rho1(Selector):
 
     def token_masks(
         self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
-    ) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
-        """Yields (candidate index, mask over response tokens, True = train on it) for every kept row."""
+    ) -> Iterator[TokenLists]:
+        """Yields masks over response tokens (True = train on it) of every kept row."""
+        from pipelines.selectors.lowest import (
+            keep_lowest,
+        )  # loads Numba, which reading a recipe does not need
+
         rows = np.flatnonzero(decisions.keep)
 
-        def lack_of_excess() -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
-            for row, arrays in tokens(rows):
-                yield row, np.subtract(arrays[REFERENCE_NLL], arrays["token_nll"], dtype=np.float64)
+        def lack_of_excess() -> Iterator[TokenLists]:
+            for block in tokens(rows):
+                own, reference = block.arrays["token_nll"], block.arrays[REFERENCE_NLL]
+                yield TokenLists(block.rows, block.offsets, np.subtract(reference, own, dtype=np.float64))
 
         if self.scope == "row":
-            for row, values in lack_of_excess():
-                yield row, keep_lowest(values, self.token_keep)
+            for block in lack_of_excess():
+                mask = keep_lowest(block.values, block.offsets, self.token_keep)
+                yield TokenLists(block.rows, block.offsets, mask)
         else:
             total = int(counts(candidates, "response_tokens", self.name)[rows].sum())
             yield from drop_highest(lack_of_excess, total - round(total * self.token_keep))

@@ -35,15 +35,15 @@ from pipelines.selectors.base import (
     Budget,
     Decisions,
     Selector,
-    TokenRows,
     choose,
     counts,
     id_ranks,
     scores,
     without_score,
 )
-from pipelines.selectors.q_tuning_tokens import keep_lowest, token_scores
+from pipelines.selectors.q_tuning_tokens import token_scores
 from pipelines.selectors.suspicion import mean_of_known, quantiles, rivals_that_differ, suspicion
+from pipelines.selectors.tokens import TokenLists, TokenRows
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -185,11 +185,16 @@ class Verdict(Selector, Budget):
 
     def token_masks(
         self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
-    ) -> Iterator[tuple[int, Bools]]:
-        """Yields (candidate index, mask over response tokens, True = train on it) of kept keep_prune rows."""
+    ) -> Iterator[TokenLists]:
+        """Yields masks over response tokens (True = train on it) of kept keep_prune rows."""
+        from pipelines.selectors.lowest import (
+            keep_lowest,
+        )  # loads Numba, which reading a recipe does not need
+
         rows = np.flatnonzero(decisions.keep if decisions.prune_tokens is None else decisions.prune_tokens)
-        for row, arrays in tokens(rows):
-            yield row, keep_lowest(token_scores(arrays["token_nll"], SMOOTHING, "zero"), self.token_keep)
+        for block in tokens(rows):
+            values = token_scores(block.arrays["token_nll"], block.offsets, SMOOTHING, "zero")
+            yield TokenLists(block.rows, block.offsets, keep_lowest(values, block.offsets, self.token_keep))
 
     @classmethod
     def explain(cls, row: Mapping[str, Any], facts: Mapping[str, Any]) -> str:

@@ -43,10 +43,10 @@ from pipelines.selectors.q_tuning import QTuning
 from pipelines.selectors.q_tuning_tokens import (
     NeighborPad,
     drop_highest,
-    keep_lowest,
     token_scores,
     tokens_to_drop,
 )
+from pipelines.selectors.tokens import TokenLists, offsets_of, positions
 from pipelines.training.token_losses import HasLogits, label_tokens, mean_loss, share_of_step, token_losses
 from scorers.base import TokenValues, row_means
 
@@ -169,8 +169,8 @@ def prune_batch(
     table = pa.table({"id": _tie_breakers(loss, uncertainty), "loss": loss, "entropy": uncertainty})
     decisions = selector.model_copy(update={"keep": keep}).decide(table, seed=0)
     kept = np.repeat(decisions.keep, lengths)
-    for row, mask in _token_masks(selector, decisions, nll, keep):
-        kept[nll.offsets[row] : nll.offsets[row + 1]] = mask
+    for masks in _token_masks(selector, decisions, nll, keep):
+        kept[positions(nll.offsets, masks.rows)] = masks.values
     return decisions.keep, kept
 
 
@@ -181,19 +181,20 @@ def _tie_breakers(loss: npt.NDArray[np.float64], entropy: npt.NDArray[np.float64
     return [f"{rank:08d}" for rank in ranks.tolist()]
 
 
-def _token_masks(
-    selector: QTuning, decisions: Decisions, nll: TokenValues, keep: float
-) -> list[tuple[int, npt.NDArray[np.bool_]]]:
-    """(row, mask over its label tokens) for the rows that lose tokens."""
+def _token_masks(selector: QTuning, decisions: Decisions, nll: TokenValues, keep: float) -> list[TokenLists]:
+    """Masks over the label tokens of the rows that lose tokens."""
+    from pipelines.selectors.lowest import keep_lowest  # loads Numba, which `batch_global` does not need
+
     if decisions.prune_tokens is None:
         return []
-    scored = [
-        (row, token_scores(nll.values[start:stop], selector.smoothing, selector.neighbor_pad))
-        for row, (start, stop) in enumerate(zip(nll.offsets[:-1], nll.offsets[1:], strict=True))
-        if decisions.prune_tokens[row]
-    ]
+    lengths = np.diff(nll.offsets)
+    rows = np.flatnonzero(decisions.prune_tokens)
+    offsets = offsets_of(lengths[rows])
+    losses = nll.values[positions(nll.offsets, rows)]
+    scored = TokenLists(
+        rows, offsets, token_scores(losses, offsets, selector.smoothing, selector.neighbor_pad)
+    )
     if selector.token_budget == "per_sample":  # noqa: S105 - tokens of text, not a password
-        return [(row, keep_lowest(values, selector.token_keep)) for row, values in scored]
-    lost = int(np.diff(nll.offsets)[~decisions.keep].sum())
-    drop = tokens_to_drop(len(nll.values), lost, keep, selector.token_keep)
-    return list(drop_highest(lambda: scored, drop))
+        return [TokenLists(rows, offsets, keep_lowest(scored.values, offsets, selector.token_keep))]
+    drop = tokens_to_drop(len(nll.values), int(lengths[~decisions.keep].sum()), keep, selector.token_keep)
+    return list(drop_highest(lambda: [scored], drop))

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from connectors.examples import EXAMPLE_SCHEMA
 from connectors.shards import Unit, plan_units, write_parquet
-from pipelines.arrays import TokenReader, list_array
+from pipelines.arrays import TokenReader
 from pipelines.candidates import add_fields, gather
 from pipelines.drops import DROP_SCHEMA
 from pipelines.scored import files_by_unit
+from pipelines.selectors.tokens import TokenBlock, TokenLists
 from pipelines.stages import StageResult
+from tests.pipelines.selectors.token_rows import by_row
 
 ROWS = 11
 DROPPED = (0, 3, 4)
@@ -131,30 +132,33 @@ def test_files_stand_beside_each_other_by_unit() -> None:
 def test_tokens_are_those_of_the_row_in_whatever_file_it_is(units: list[Unit], tmp_path: Path) -> None:
     losses = [[float(row)] * (row % 3) if row != 7 else None for row in LEFT]
     ids = [list(range(row, row + 5)) for row in LEFT]
-    at = [[1, 3]] * len(LEFT)
+    at = [list(range(1, 1 + row % 3)) for row in LEFT]
     nll = pa.array(losses, pa.list_(pa.float32()))
     paths = scores(tmp_path, units, token_nll=nll, input_ids=ids, response_at=at)
     (tmp_path / "base").mkdir()
-    base = scores(tmp_path / "base", units, token_nll=[[0.5]] * len(LEFT))
+    base = scores(tmp_path / "base", units, token_nll=[[0.5] * (row % 3) for row in LEFT])
     reader = TokenReader({"": tuple(paths), "base": tuple(base)}, np.array([0, 2, 4, 8]))
     rows = np.array([0, 3, 6, 7])  # global rows 1, 6, 9 and 10
     reads = ("token_nll", "token_ids", "base.token_nll")
-    found = {
-        name: [own[read].tolist() for read in reads] for name, own in reader.read(rows, rows * 10, reads)
-    }
-    assert found == {
-        0: [[1.0], [2, 4], [0.5]],
-        30: [[], [7, 9], [0.5]],
-        60: [[], [10, 12], [0.5]],
-        70: [[10.0], [11, 13], [0.5]],
+    parts = [by_row(of_read(reader.read(rows, rows * 10, reads), read)) for read in reads]
+    assert {row: [part[row].tolist() for part in parts] for row in parts[0]} == {
+        0: [[1.0], [2], [0.5]],
+        30: [[], [], []],
+        60: [[], [], []],
+        70: [[10.0], [11], [0.5]],
     }
     assert list(reader.read(rows[:0], rows[:0], reads)) == []
 
 
-@settings(deadline=None)
-@given(st.lists(st.none() | st.lists(st.booleans(), max_size=4), max_size=6))
-def test_a_list_array_is_what_arrow_makes_of_the_lists(lists: list[list[bool] | None]) -> None:
-    arrays = [None if own is None else np.array(own, np.bool_) for own in lists]
-    made = list_array(arrays, pa.bool_())
-    made.validate(full=True)
-    assert made.equals(pa.array(lists, pa.list_(pa.bool_())))
+def of_read(blocks: Iterable[TokenBlock], read: str) -> Iterator[TokenLists]:
+    return (TokenLists(block.rows, block.offsets, block.arrays[read]) for block in blocks)
+
+
+def test_models_that_see_another_number_of_tokens_are_an_error(units: list[Unit], tmp_path: Path) -> None:
+    paths = scores(tmp_path, units, token_nll=[[1.0, 2.0]] * len(LEFT))
+    (tmp_path / "base").mkdir()
+    base = scores(tmp_path / "base", units, token_nll=[[0.5]] * len(LEFT))
+    reader = TokenReader({"": tuple(paths), "base": tuple(base)}, np.array([0, 2, 4, 8]))
+    rows = np.arange(8)
+    with pytest.raises(ValueError, match=r"base.token_nll has another number of tokens"):
+        list(reader.read(rows, rows, ("token_nll", "base.token_nll")))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pipelines.arrays import TokenReader
 from pipelines.select import KEPT_BY_ALL, decide
-from pipelines.selectors.base import TokenArrays
 from pipelines.selectors.catalog import parse_selector
+from pipelines.selectors.tokens import TokenBlock
+from tests.pipelines.selectors.token_rows import block, by_row
 
 CHAINS: tuple[list[dict[str, dict[str, Any]]], ...] = (
     [],
@@ -84,9 +85,9 @@ def test_without_selectors_every_scored_row_is_kept() -> None:
 class _Tokens(TokenReader):
     def read(
         self, rows: npt.NDArray[np.int64], names: npt.NDArray[np.int64], reads: Sequence[str]
-    ) -> Iterator[tuple[int, TokenArrays]]:
-        for row, name in zip(rows, names, strict=True):
-            yield int(name), dict.fromkeys(reads, np.arange(row, row + 4, dtype=np.float32))
+    ) -> Iterator[TokenBlock]:
+        losses = [[float(row + at) for at in range(4)] for row in rows.tolist()]
+        yield block(names, dict.fromkeys(reads, losses))
 
 
 def test_masks_belong_to_the_row_they_were_made_for_and_go_with_dropped_rows() -> None:
@@ -94,12 +95,28 @@ def test_masks_belong_to_the_row_they_were_made_for_and_go_with_dropped_rows() -
     tokens = _Tokens({}, np.zeros(1, np.int64))
     prune = parse_selector({"q_tuning": {"keep": 1.0, "token_keep": 0.5}})
     decided = decide(_table(values), [prune], 0, tokens)
-    pruned = sorted(decided.masks)
-    assert pruned
-    assert set(pruned) <= {i for i in range(8) if i != 2}
-    assert all(mask.sum() == 2 for mask in decided.masks.values())
+    assert decided.masks is not None
+    masks = by_row([decided.masks])
+    assert masks
+    assert set(masks) <= {i for i in range(8) if i != 2}
+    assert all(mask.sum() == 2 for mask in masks.values())
     later = decide(_table(values), [prune, parse_selector({"random": {"keep_examples": 1}})], 0, tokens)
-    assert set(later.masks) <= set(np.flatnonzero(later.keep).tolist())
+    assert later.masks is not None
+    assert set(later.masks.rows.tolist()) <= set(np.flatnonzero(later.keep).tolist())
+
+
+def test_a_token_is_trained_on_if_every_selector_that_prunes_its_row_keeps_it() -> None:
+    values = [(float(i), float(7 - i), "a", True, 4) for i in range(8)]
+    tokens = _Tokens({}, np.zeros(1, np.int64))
+    half = parse_selector({"q_tuning": {"keep": 1.0, "token_keep": 0.5}})
+    three = parse_selector({"q_tuning": {"keep": 1.0, "token_keep": 0.75, "smoothing": 0}})
+    alone, then = (decide(_table(values), [*steps], 0, tokens) for steps in ([three], [half, three]))
+    first = decide(_table(values), [half], 0, tokens)
+    assert alone.masks is not None
+    assert first.masks is not None
+    assert then.masks is not None
+    pairs = zip(by_row([first.masks]).values(), by_row([alone.masks]).values(), strict=True)
+    assert [mask.tolist() for mask in by_row([then.masks]).values()] == [(a & b).tolist() for a, b in pairs]
 
 
 def test_pruning_without_stored_tokens_is_an_error() -> None:

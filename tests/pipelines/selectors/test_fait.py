@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.selectors import fait
-from pipelines.selectors.base import TokenArrays
 from pipelines.selectors.fait import Fait, align, chunks, first_of_groups, sensitive_tokens, similarity, weigh
+from pipelines.selectors.tokens import TokenBlock
 from tests.pipelines.selectors.tables import EXAMPLES, candidates, kept_rows
+from tests.pipelines.selectors.token_rows import by_row, stored
 
 Tokens = Sequence[int]
 SIGMOID_1 = 1 / (1 + math.exp(-1))
@@ -37,12 +38,10 @@ class Stored:
         self.nll = nll or [range(1, len(row) + 1) for row in rows]
         self.asked: list[list[int]] = []
 
-    def __call__(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, TokenArrays]]:
+    def __call__(self, rows: npt.NDArray[np.int64]) -> Iterable[TokenBlock]:
         self.asked.append(rows.tolist())
         assert (np.diff(rows) > 0).all()
-        for row in rows.tolist():
-            ids, nll = np.array(self.rows[row], np.int32), np.array(self.nll[row], np.float32)
-            yield row, {"token_ids": ids, "token_nll": nll}
+        return stored(token_ids=self.rows, token_nll=self.nll)(rows)
 
 
 def answers(
@@ -69,7 +68,7 @@ def weights_of(
     """Row → weights of its tokens, for the rows that have such."""
     table, selector = answers(rows, correct, group, ids=ids), Fait(**options)
     found = selector.token_weights(table, selector.decide(table, 0), Stored(rows, nll))
-    return {row: weights.tolist() for row, weights in found}
+    return {row: weights.tolist() for row, weights in by_row(found).items()}
 
 
 def textbook_length(one: Tokens, other: Tokens) -> int:
@@ -154,7 +153,7 @@ def test_only_the_rows_that_are_compared_are_read() -> None:
     rows = [RIGHT, WRONG, WRONG, RIGHT, WRONG, RIGHT]
     table, tokens = answers(rows, [1, 0, 0, 1, 0, None], "aaabca"), Stored(rows)
     selector = Fait(rivals=1)
-    assert [row for row, _ in selector.token_weights(table, selector.decide(table, 0), tokens)] == [0]
+    assert list(by_row(selector.token_weights(table, selector.decide(table, 0), tokens))) == [0]
     assert tokens.asked == [[0, 1]]
 
 
@@ -365,7 +364,7 @@ def test_most_right_answers_of_real_models_have_a_wrong_one_like_them(realdata: 
     selector = Fait()
     decisions = selector.decide(table, 0)
     assert decisions.weigh_tokens is not None
-    found = dict(selector.token_weights(table, decisions, Stored(texts)))
+    found = by_row(selector.token_weights(table, decisions, Stored(texts)))
     assert 0.4 < len(found) / decisions.weigh_tokens.sum() < 0.9
     # Some of the words differ, about a quarter.
     raised = [(weights > weights.min()).mean() for weights in found.values()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.selectors.base import Decisions, TokenArrays, id_order
+from pipelines.selectors.base import Decisions, id_order
+from pipelines.selectors.lowest import keep_lowest
 from pipelines.selectors.q_tuning import QTuning
 from pipelines.selectors.q_tuning_plane import (
     MAX_ALPHA,
@@ -21,13 +22,10 @@ from pipelines.selectors.q_tuning_plane import (
     error_minus_uncertainty,
     threshold_masks,
 )
-from pipelines.selectors.q_tuning_tokens import (
-    drop_highest,
-    keep_lowest,
-    token_scores,
-    tokens_to_drop,
-)
+from pipelines.selectors.q_tuning_tokens import drop_highest, token_scores, tokens_to_drop
+from pipelines.selectors.tokens import offsets_of
 from tests.pipelines.selectors.tables import EXAMPLES, candidates, kept_rows
+from tests.pipelines.selectors.token_rows import by_row, lists_of, stored
 
 SIGNED = [sign * value for sign in (1, -1) for value in (0.0, 0.5, 1.0, 1e-300, 3.25, 5e21)]
 PERPLEXITY = np.arange(1.0, 9.0)
@@ -37,6 +35,7 @@ TABLE = candidates(LOSS.tolist(), ENTROPY.tolist())
 
 TOKEN_PERPLEXITY = np.array([1.0, 9.0, 1.0, 4.0, 5.0, 6.0])
 TOKEN_NLL = np.log(TOKEN_PERPLEXITY)
+SIX = np.array([0, 6])
 
 Column = npt.NDArray[np.float64]
 Method = Literal["closed_form", "bisection"]
@@ -188,30 +187,32 @@ def test_nothing_is_kept_when_the_fraction_is_less_than_a_row() -> None:
 
 
 def test_worked_example_token_scores() -> None:
-    values = token_scores(TOKEN_NLL, 0.5, "zero")
+    values = token_scores(TOKEN_NLL, SIX, 0.5, "zero")
     assert values == pytest.approx([5, 5.5, 7, 5, 7.5, 5.5])
-    assert np.flatnonzero(keep_lowest(np.round(values, 9), 0.5)).tolist() == [0, 3, 5]
-    spike_first = keep_lowest(token_scores(TOKEN_NLL, 0.0, "zero"), 0.5)
+    assert np.flatnonzero(keep_lowest(np.round(values, 9), SIX, 0.5)).tolist() == [0, 3, 5]
+    spike_first = keep_lowest(token_scores(TOKEN_NLL, SIX, 0.0, "zero"), SIX, 0.5)
     assert np.flatnonzero(~spike_first).tolist() == [1, 4, 5]
 
 
 def test_the_missing_neighbour_is_zero_one_or_the_token_itself() -> None:
-    nll = np.log([2.0, 3.0])
-    assert token_scores(nll, 0.5, "zero") == pytest.approx([1 + 1.5, 1.5 + 1])
-    assert token_scores(nll, 0.5, "one") == pytest.approx([1 + 0.5 + 1.5, 1.5 + 1 + 0.5])
-    assert token_scores(nll, 0.5, "self") == pytest.approx([1 + 1 + 1.5, 1.5 + 1 + 1.5])
+    nll, two = np.log([2.0, 3.0]), np.array([0, 2])
+    assert token_scores(nll, two, 0.5, "zero") == pytest.approx([1 + 1.5, 1.5 + 1])
+    assert token_scores(nll, two, 0.5, "one") == pytest.approx([1 + 0.5 + 1.5, 1.5 + 1 + 0.5])
+    assert token_scores(nll, two, 0.5, "self") == pytest.approx([1 + 1 + 1.5, 1.5 + 1 + 1.5])
 
 
 def test_the_only_token_is_never_pruned() -> None:
     for pad in ("zero", "one", "self"):
-        values = token_scores(np.array([700.0], dtype=np.float32), 0.5, pad)
+        one = np.array([0, 1])
+        values = token_scores(np.array([700.0], dtype=np.float32), one, 0.5, pad)
         assert np.isfinite(values).all()
-        assert keep_lowest(values, 0.1).tolist() == [True]
+        assert keep_lowest(values, one, 0.1).tolist() == [True]
 
 
 def test_perplexities_beyond_exp_50_are_ties_broken_by_position() -> None:
-    values = token_scores(np.array([60.0, 1.0, 70.0, 65.0]), 0.0, "zero")
-    assert keep_lowest(values, 0.5).tolist() == [False, True, False, True]
+    four = np.array([0, 4])
+    values = token_scores(np.array([60.0, 1.0, 70.0, 65.0]), four, 0.0, "zero")
+    assert keep_lowest(values, four, 0.5).tolist() == [False, True, False, True]
 
 
 def _masks(selector: QTuning, table: pa.Table, nll: dict[int, list[float]]) -> dict[int, list[bool]]:
@@ -219,11 +220,9 @@ def _masks(selector: QTuning, table: pa.Table, nll: dict[int, list[float]]) -> d
     assert decisions.prune_tokens is not None
     assert np.flatnonzero(decisions.prune_tokens).tolist() == sorted(nll)
 
-    def tokens(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, TokenArrays]]:
-        for row in rows.tolist():
-            yield row, {"token_nll": np.array(nll[row], dtype=np.float32)}
-
-    return {row: mask.tolist() for row, mask in selector.token_masks(table, decisions, tokens)}
+    losses = [nll.get(row, []) for row in range(table.num_rows)]
+    masks = by_row(selector.token_masks(table, decisions, stored(token_nll=losses)))
+    return {row: mask.tolist() for row, mask in masks.items()}
 
 
 BATCH_GLOBAL: Literal["batch_global"] = "batch_global"
@@ -348,7 +347,7 @@ token_losses = st.lists(st.floats(0, 60, width=32), min_size=1, max_size=30).map
 @EXAMPLES
 @given(token_losses)
 def test_without_smoothing_tokens_are_ordered_by_their_loss(nll: npt.NDArray[np.float32]) -> None:
-    values = token_scores(nll, 0.0, "zero")
+    values = token_scores(nll, np.array([0, len(nll)]), 0.0, "zero")
     assert (np.diff(values[np.argsort(nll, kind="stable")]) >= 0).all()
 
 
@@ -357,11 +356,40 @@ def test_without_smoothing_tokens_are_ordered_by_their_loss(nll: npt.NDArray[np.
 def test_a_mask_keeps_the_stated_number_and_no_higher_score_than_it_drops(
     nll: npt.NDArray[np.float32], fraction: float
 ) -> None:
-    values = token_scores(nll, 0.5, "zero")
-    mask = keep_lowest(values, fraction)
+    offsets = np.array([0, len(nll)])
+    values = token_scores(nll, offsets, 0.5, "zero")
+    mask = keep_lowest(values, offsets, fraction)
     assert mask.sum() == max(1, int(np.floor(fraction * len(nll) + 1e-9)))
     assert values[mask].max() <= values[~mask].min(initial=np.inf)
-    assert keep_lowest(values, 1.0).all()
+    assert keep_lowest(values, offsets, 1.0).all()
+
+
+@EXAMPLES
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.25, 60.0]), max_size=6), max_size=5),
+    st.floats(0.01, 1),
+    st.sampled_from(["zero", "one", "self"]),
+)
+def test_rows_side_by_side_are_pruned_as_each_alone(
+    rows: list[list[float]], fraction: float, pad: Literal["zero", "one", "self"]
+) -> None:
+    def pruned(some: list[list[float]]) -> list[bool]:
+        offsets = offsets_of(np.array([len(row) for row in some], np.int64))
+        values = token_scores(np.array(sum(some, []), np.float32), offsets, 0.5, pad)
+        kept: list[bool] = keep_lowest(values, offsets, fraction).tolist()
+        return kept
+
+    assert pruned(rows) == [kept for row in rows for kept in pruned([row])]
+
+
+@EXAMPLES
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.25]), min_size=1, max_size=9), st.floats(0.01, 1))
+def test_the_mask_is_that_of_a_stable_sort(values: list[float], fraction: float) -> None:
+    scores = np.array(values)
+    expected = np.zeros(len(values), np.bool_)
+    kept = max(1, int(np.floor(fraction * len(values) + 1e-9)))
+    expected[np.argsort(-scores, kind="stable")[len(values) - kept :]] = True
+    assert keep_lowest(scores, np.array([0, len(values)]), fraction).tolist() == expected.tolist()
 
 
 @EXAMPLES
@@ -381,6 +409,7 @@ def test_pooled_pruning_equals_one_stable_sort_of_all_tokens(
     drop = data.draw(st.integers(0, len(pool) + 3))
     expected = np.ones(len(pool), dtype=np.bool_)
     expected[np.argsort(-pool, kind="stable")[:drop]] = False
-    masks = list(drop_highest(lambda: [(7 * i, np.array(row)) for i, row in enumerate(rows)], drop))
-    assert [row for row, _ in masks] == [7 * i for i in range(len(rows))]
-    assert [kept for _, mask in masks for kept in mask] == expected.tolist()
+    halves = [dict(enumerate(rows[:4])), {4 + at: row for at, row in enumerate(rows[4:])}]
+    masks = by_row(drop_highest(lambda: [lists_of(half, np.float64) for half in halves], drop))
+    assert list(masks) == list(range(len(rows)))
+    assert [kept for mask in masks.values() for kept in mask] == expected.tolist()

@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.selectors.base import TokenArrays, TokenRows
 from pipelines.selectors.dft import Dft
 from pipelines.selectors.glow import Glow
 from pipelines.selectors.rho1 import REFERENCE_NLL, Rho1
 from tests.pipelines.selectors.tables import EXAMPLES, candidates, kept_rows
+from tests.pipelines.selectors.token_rows import by_row, stored
 
 Losses = Sequence[Sequence[float]]
 LOSSES = st.lists(st.lists(st.floats(0, 20, width=32), min_size=1, max_size=9), min_size=1, max_size=6)
 
 
-def stored(target: Losses, reference: Losses | None = None) -> TokenRows:
-    """Token losses as select reads them."""
-
-    def read(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, TokenArrays]]:
-        for row in rows.tolist():
-            arrays = {"token_nll": np.array(target[row], np.float32)}
-            if reference is not None:
-                arrays[REFERENCE_NLL] = np.array(reference[row], np.float32)
-            yield row, arrays
-
-    return read
-
-
 def masks(selector: Rho1, target: Losses, reference: Losses) -> list[list[bool]]:
     table = candidates([1.0] * len(target), response_tokens=[len(row) for row in target])
     decisions = selector.decide(table, 0)
-    found = dict(selector.token_masks(table, decisions, stored(target, reference)))
+    tokens = stored(**{"token_nll": target, REFERENCE_NLL: reference})
+    found = by_row(selector.token_masks(table, decisions, tokens))
     return [found[row].tolist() for row in range(len(target))]
 
 
@@ -85,7 +72,8 @@ def test_a_row_that_a_model_did_not_score_is_dropped() -> None:
 def test_dfts_weights_are_probabilities_and_bound_the_loss_of_a_token(losses: list[list[float]]) -> None:
     table = candidates([1.0] * len(losses))
     selector = Dft()
-    found = dict(selector.token_weights(table, selector.decide(table, 0), stored(losses)))
+    tokens = stored(token_nll=losses)
+    found = by_row(selector.token_weights(table, selector.decide(table, 0), tokens))
     for row, own in enumerate(losses):
         assert found[row] == pytest.approx(np.exp(-np.array(own)), rel=1e-6)
         assert (found[row] * np.array(own) <= 1 / math.e + 1e-6).all()

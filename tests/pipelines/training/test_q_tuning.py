@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipelines.selectors.base import TokenArrays
 from pipelines.selectors.q_tuning import QTuning
 from pipelines.training.q_tuning import PruningCounts, QTuningLoss, prune_batch
 from pipelines.training.token_losses import IGNORED
 from scorers.base import TokenValues
 from tests.pipelines.selectors.tables import candidates
+from tests.pipelines.selectors.token_rows import by_row, stored
 from tests.pipelines.training.toy import (
     EXAMPLES,
     Recorded,
@@ -192,12 +190,9 @@ def offline(logits: torch.Tensor, labels: torch.Tensor, selector: QTuning) -> tu
         row: np.ones(len(nll), dtype=np.bool_) for row, (nll, _) in enumerate(scored) if decisions.keep[row]
     }
 
-    def tokens(wanted: npt.NDArray[np.int64]) -> Iterator[tuple[int, TokenArrays]]:
-        for row in wanted.tolist():
-            yield row, {"token_nll": scored[row][0].numpy().astype(np.float32)}
-
     if decisions.prune_tokens is not None:
-        masks |= dict(selector.token_masks(table, decisions, tokens))
+        tokens = stored(token_nll=[nll.tolist() for nll, _ in scored])
+        masks |= by_row(selector.token_masks(table, decisions, tokens))
     kept = []
     for row, mask in masks.items():
         places = (labels[row] != IGNORED).nonzero().squeeze(-1)
