@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.selectors.base import Vectors
-from pipelines.selectors.tokens import TokenBlock, offsets_of
+from pipelines.selectors.tokens import TokenBlock, offsets_of, positions
 from scorers.models.settings import EmbeddingSettings
 
 READERS = 2  # files read at a time
@@ -80,8 +80,11 @@ def _read_lists(
     path: str, column: str, rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
     with pq.ParquetFile(path) as file:
-        lists = file.read(columns=[column])[column]
-    return flat_lists(lists if len(rows) == len(lists) else lists.take(pa.array(rows)))
+        offsets, values = flat_lists(file.read(columns=[column])[column])
+    lengths = np.diff(offsets)[rows]
+    if lengths.sum() < len(values):  # more than rows without scores, which have no values, is left out
+        values = values[positions(offsets, rows)]
+    return offsets_of(lengths), values
 
 
 def flat_lists(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
