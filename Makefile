@@ -1,11 +1,14 @@
 # make demo   create the environment, install, run the quickstart recipe, say what happened
 # make test   create the environment, install what tests need, run the suite
 # make check  lint and types
+# make cluster-test  fetch Flink and Prism into CLUSTER (.cluster), run the suite's part that needs them
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+CLUSTER ?= .cluster
+
+.PHONY: demo test cluster-test check clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -18,11 +21,11 @@ $(BIN)/python:
 	@touch $@
 
 .venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[cloud-test]'
 	@touch $@
 
 .venv/installed-lint: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --editable '.[cloud-test,lint]'
 	@touch $@
 
 demo: .venv/installed
@@ -31,7 +34,12 @@ demo: .venv/installed
 	@$(BIN)/python quickstart/found.py quickstart/out
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# Java 11 or 17, Maven and Go are needed; a missing engine is an error here, not a reason to skip.
+cluster-test: .venv/installed-test
+	$(BIN)/python -m tests.cluster.fetch $(CLUSTER)
+	WINNOW_CLUSTER=$(CLUSTER) $(BIN)/python -m pytest tests/cluster
 
 check: .venv/installed-lint
 	$(BIN)/ruff check .

@@ -121,42 +121,54 @@ def synthetic_texts(seed: int, first: int, end: int) -> pa.Array:
     """The texts of rows `first` to `end` of the synthetic corpus of a seed, strings."""
     rows = np.arange(first, end)
     words, bounds = _row_words(seed, rows)
-    return pc.binary_join(pa.ListArray.from_arrays(bounds.astype(np.int32), _spelled().take(words)), " ")
+    return pc.binary_join(pa.ListArray.from_arrays(bounds.astype(np.int32), vocabulary().take(words)), " ")
 
 
 def _row_words(seed: int, rows: Int64s) -> tuple[Int64s, Int64s]:
     """Word ranks of all rows, and where each row's begin and end."""
-    origins = _origins(seed, rows)
-    keys = _keys(seed, origins)
-    counts = _word_counts(keys)
-    bounds = np.r_[0, np.cumsum(counts)]
-    row = np.repeat(np.arange(len(rows)), counts)
-    place = np.arange(bounds[-1]) - bounds[row]
-    random = _draw(keys, _WORDS)[row]
-    _add_phrases(random, row, place, keys)
-    _add_templates(random, row, place, keys, counts)
-    words = _zipf_table()[_mix(random) >> np.uint64(44)]
-    _edit(words, bounds, _keys(seed, rows), np.flatnonzero(origins != rows))
+    repeated = origins(seed, rows)
+    keys = row_keys(seed, repeated)
+    words, bounds = words_of(keys, _word_counts(keys))
+    edit(words, bounds, row_keys(seed, rows), np.flatnonzero(repeated != rows))
     return words, bounds
 
 
-def _origins(seed: int, rows: Int64s) -> Int64s:
+def words_of(keys: UInt64s, counts: Int64s) -> tuple[Int64s, Int64s]:
+    """The words of texts that depend on their keys alone.
+
+    Args:
+        keys: Of the texts, from `row_keys`.
+        counts: Words of each text.
+
+    Returns:
+        Word ranks of all texts, and where each text's begin, with the end of the last.
+    """
+    bounds = np.r_[0, np.cumsum(counts)]
+    row = np.repeat(np.arange(len(keys)), counts)
+    place = np.arange(bounds[-1]) - bounds[row]
+    random = draw(keys, _WORDS)[row]
+    _add_phrases(random, row, place, keys)
+    _add_templates(random, row, place, keys, counts)
+    return _zipf_table()[_mix(random) >> np.uint64(44)], bounds
+
+
+def origins(seed: int, rows: Int64s) -> Int64s:
     """For each row the one it repeats, itself where it repeats none."""
     origins = rows.copy()
     active = np.arange(len(rows))
     while len(active):
-        keys = _keys(seed, origins[active])
-        copies = (_uniform(keys, _COPY) < COPY_SHARE) & (origins[active] > 0)
+        keys = row_keys(seed, origins[active])
+        copies = (uniform(keys, _COPY) < COPY_SHARE) & (origins[active] > 0)
         active, keys = active[copies], keys[copies]
-        origins[active] = (origins[active] * _uniform(keys, _FROM) ** COPY_SKEW).astype(np.int64)
+        origins[active] = (origins[active] * uniform(keys, _FROM) ** COPY_SKEW).astype(np.int64)
     return origins
 
 
 def _word_counts(keys: UInt64s) -> Int64s:
-    source = (_uniform(keys, _SOURCE) < GSM8K_SHARE).astype(np.int64)
+    source = (uniform(keys, _SOURCE) < GSM8K_SHARE).astype(np.int64)
     mean, deviation = np.array(LOG_WORDS)[source].T
-    radius = np.sqrt(-2 * np.log1p(-_uniform(keys, _LENGTH)))  # Box and Muller
-    normal = radius * np.cos(2 * np.pi * _uniform(keys, _ANGLE))
+    radius = np.sqrt(-2 * np.log1p(-uniform(keys, _LENGTH)))  # Box and Muller
+    normal = radius * np.cos(2 * np.pi * uniform(keys, _ANGLE))
     words = np.exp(mean + deviation * normal)
     return np.asarray(np.clip(words, FEWEST_WORDS, MOST_WORDS), np.int64)
 
@@ -164,48 +176,48 @@ def _word_counts(keys: UInt64s) -> Int64s:
 def _add_phrases(random: UInt64s, row: Int64s, place: Int64s, keys: UInt64s) -> None:
     """Lets words that stand in a stock phrase be drawn by the phrase, the others by row and place."""
     stretch, offset = np.divmod(place, PHRASE_EVERY)
-    drawn = _mix(_draw(keys, _PHRASE)[row] + stretch.astype(np.uint64) * _GOLDEN)
+    drawn = _mix(draw(keys, _PHRASE)[row] + stretch.astype(np.uint64) * _GOLDEN)
     begin = (drawn & np.uint64(31)).astype(np.int64) % (PHRASE_EVERY - PHRASE_WORDS + 1)
     inside = (offset >= begin) & (offset < begin + PHRASE_WORDS)
     phrase = (PHRASES * _unit(drawn[inside]) ** PHRASE_SKEW).astype(np.uint64)
     random += place.astype(np.uint64) * _GOLDEN
-    random[inside] = _draw(phrase, _PHRASE) + (offset - begin)[inside].astype(np.uint64) * _GOLDEN
+    random[inside] = draw(phrase, _PHRASE) + (offset - begin)[inside].astype(np.uint64) * _GOLDEN
 
 
 def _add_templates(random: UInt64s, row: Int64s, place: Int64s, keys: UInt64s, counts: Int64s) -> None:
     """Lets the first words of some rows be drawn by a prompt template."""
-    which = (TEMPLATES * _uniform(keys, _WHICH) ** TEMPLATE_SKEW).astype(np.uint64)
+    which = (TEMPLATES * uniform(keys, _WHICH) ** TEMPLATE_SKEW).astype(np.uint64)
     low, high = TEMPLATE_WORDS
-    length = low + (_uniform(which, _TEMPLATE) * (high - low)).astype(np.int64)
-    length[(_uniform(keys, _TEMPLATE) >= TEMPLATE_SHARE) | (2 * length > counts)] = 0
+    length = low + (uniform(which, _TEMPLATE) * (high - low)).astype(np.int64)
+    length[(uniform(keys, _TEMPLATE) >= TEMPLATE_SHARE) | (2 * length > counts)] = 0
     inside = place < length[row]
-    random[inside] = _draw(which, _WHICH)[row[inside]] + place[inside].astype(np.uint64) * _GOLDEN
+    random[inside] = draw(which, _WHICH)[row[inside]] + place[inside].astype(np.uint64) * _GOLDEN
 
 
-def _edit(words: Int64s, bounds: Int64s, keys: UInt64s, copies: Int64s) -> None:
+def edit(words: Int64s, bounds: Int64s, keys: UInt64s, copies: Int64s) -> None:
     """Replaces words of the near copies, so that each keeps the similarity drawn for it.
 
     A word replaced inside changes NGRAM n-grams, one of the last words in a row one each.
     """
-    near = copies[_uniform(keys[copies], _EXACT) >= EXACT_SHARE]
+    near = copies[uniform(keys[copies], _EXACT) >= EXACT_SHARE]
     count = np.diff(bounds)[near]
-    similarity = 1 - (1 - LOWEST_SIMILARITY) * _uniform(keys[near], _SIMILARITY)
+    similarity = 1 - (1 - LOWEST_SIMILARITY) * uniform(keys[near], _SIMILARITY)
     changed = np.round((count - NGRAM + 1) * (1 - similarity) / (1 + similarity)).astype(np.int64)
     inside, tail = np.divmod(changed, NGRAM)
-    at_end = np.repeat(bounds[near + 1] - tail, tail) + _steps(tail)
+    at_end = np.repeat(bounds[near + 1] - tail, tail) + steps(tail)
     # one place in each of `inside` equal stretches, at least NGRAM words from the next and from the ends
     room = (count - tail - 2 * NGRAM) // np.maximum(inside, 1)
-    step = _steps(inside)
-    drawn = _uniform(np.repeat(keys[near], inside) + step.astype(np.uint64), _EDIT)
+    step = steps(inside)
+    drawn = uniform(np.repeat(keys[near], inside) + step.astype(np.uint64), _EDIT)
     jitter = (drawn * np.repeat(room - NGRAM + 1, inside)).astype(np.int64)
     within = np.repeat(bounds[near] + NGRAM, inside) + step * np.repeat(room, inside) + jitter
     places = np.concatenate([at_end, within])
     owners = np.concatenate([np.repeat(near, tail), np.repeat(near, inside)])
-    drawn = _uniform(keys[owners] + places.astype(np.uint64) - bounds[owners].astype(np.uint64), _EDIT)
+    drawn = uniform(keys[owners] + places.astype(np.uint64) - bounds[owners].astype(np.uint64), _EDIT)
     words[places] = VOCABULARY // 2 + (VOCABULARY // 2 * drawn).astype(np.int64)  # words that are rare
 
 
-def _steps(counts: Int64s) -> Int64s:
+def steps(counts: Int64s) -> Int64s:
     """0 to count - 1 for each count, one run after the other."""
     return np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
 
@@ -219,7 +231,7 @@ def _zipf_table() -> Int64s:
 
 
 @lru_cache
-def _spelled() -> pa.Array:
+def vocabulary() -> pa.Array:
     """The words by rank: consonant, vowel, consonant; once for the most frequent, otherwise twice."""
     consonants, vowels = "bcdfghjklmnpqrstvwxz", "aeiou"
     parts = [a + b + c for a in consonants for b in vowels for c in consonants]
@@ -241,12 +253,14 @@ def _mix(value: UInt64s) -> UInt64s:
     return value ^ (value >> np.uint64(31))
 
 
-def _keys(seed: int, rows: Int64s) -> UInt64s:
+def row_keys(seed: int, rows: Int64s) -> UInt64s:
+    """The number that everything about a row is drawn from."""
     start = _mix(np.array([seed], np.uint64) + _GOLDEN)
     return _mix(start + rows.astype(np.uint64) * _GOLDEN)
 
 
-def _draw(keys: UInt64s, stream: int) -> UInt64s:
+def draw(keys: UInt64s, stream: int) -> UInt64s:
+    """The random number of each key in a stream, 64 bits; streams below 32 are those of this file."""
     return _mix(keys + np.array([stream], np.uint64) * _GOLDEN)
 
 
@@ -255,8 +269,9 @@ def _unit(random: UInt64s) -> Floats:
     return (random >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _uniform(keys: UInt64s, stream: int) -> Floats:
-    return _unit(_draw(keys, stream))
+def uniform(keys: UInt64s, stream: int) -> Floats:
+    """As `draw`, from 0 to less than 1."""
+    return _unit(draw(keys, stream))
 
 
 # --- files ---

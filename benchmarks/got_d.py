@@ -90,7 +90,7 @@ def _embed(path: str, settings: EmbeddingSettings) -> Rows:
     files = find_files(InputSpec(path=path, source="data"), Path())
     rows = [item.row for file in files for item in read_examples(file) if item.kind != "bad"]
     batch = pa.RecordBatch.from_pylist(rows, schema=EXAMPLE_SCHEMA)
-    found = embed_examples(load_embedder(settings), batch).column("embedding").drop_null()
+    found = embed_examples(load_embedder(settings), batch)[0].column("embedding").drop_null()
     return np.asarray(found.flatten().to_numpy().reshape(len(found), -1), np.float32)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 
 from connectors.decompress import ByteSource
@@ -23,7 +24,7 @@ def csv_rows(source: ByteSource, delimiter: str = "") -> Iterator[Numbered]:
     """
     csv.field_size_limit(MAX_RECORD_BYTES)  # one setting for the process; the default is 128 KiB
     lines = _TextLines(source)
-    first = next(lines, "")
+    first = next((line for line in lines if line.strip() or lines.problem), "")
     reader = csv.reader(
         itertools.chain([first] if first else [], lines),
         delimiter=delimiter or max(",;\t", key=first.count),
@@ -50,7 +51,7 @@ class _TextLines:
 
     def __init__(self, source: ByteSource) -> None:
         self._lines = numbered_lines(source)
-        self._problem: BadRow | None = None
+        self.problem: BadRow | None = None
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -58,7 +59,7 @@ class _TextLines:
     def __next__(self) -> str:
         number, line = next(self._lines)
         if isinstance(line, BadRow):
-            self._problem = line
+            self.problem = line
             if number is None:
                 raise StopIteration
             return "\n"  # an empty record in the place of a line that is too long
@@ -69,12 +70,12 @@ class _TextLines:
         except UnicodeDecodeError as error:
             text = line.decode("utf-8", "replace")
             detail = f"byte 0x{line[error.start]:02x} in line {number}; convert the file to UTF-8"
-            self._problem = UnreadableRow("invalid UTF-8", detail, text)
+            self.problem = UnreadableRow("invalid UTF-8", detail, text)
             return text
 
     def take_problem(self) -> BadRow | None:
         """What was wrong with the lines since the last call."""
-        problem, self._problem = self._problem, None
+        problem, self.problem = self.problem, None
         return problem
 
 
@@ -90,11 +91,10 @@ def _record(reader: Iterator[list[str]]) -> list[str] | BadRow | None:
 def _header_problem(header: list[str] | BadRow | None) -> BadRow | None:
     if isinstance(header, BadRow):
         return header
-    doubled = sorted({name for name in header or [] if (header or []).count(name) > 1})
+    doubled = sorted(name for name, times in Counter(header).items() if times > 1)
     if doubled:
-        return BadRow(
-            "unusable CSV header", f"the column names {', '.join(map(repr, doubled))} occur more than once"
-        )
+        names = ", ".join(repr(name[:60]) for name in doubled[:10])
+        return BadRow("unusable CSV header", f"column names occur more than once: {names}")
     return None
 
 

@@ -1,17 +1,19 @@
 """Opening input files as streams of bytes, whatever they are packed in and wherever they lie.
 
 What a file is packed in is told by its first bytes, not by its name. Streams are unpacked as they are read,
-so a small file that unpacks to a huge one costs time but no memory. A path with a scheme ("gs://bucket/a.jsonl")
+so a small file that unpacks to a huge one costs no memory, and one that unpacks to more than data does is
+read no further. A path with a scheme ("gs://bucket/a.jsonl")
 is opened through Beam's filesystems.
 """
 
 from __future__ import annotations
 
 import io
-import os
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import pyarrow as pa
+
+from connectors.storage import open_binary
 
 Compression = Literal["gz", "zst"]
 
@@ -19,6 +21,9 @@ _MAGIC: tuple[tuple[bytes, Compression], ...] = ((b"\x1f\x8b", "gz"), (b"\x28\xb
 _CODECS = {"gz": "gzip", "zst": "zstd"}
 # What a reader asks for at a time. A cut-off file fails inside one such block and loses the rows in it.
 BLOCK_BYTES = 64 * 1024
+# Text packs to a tenth, repetitive text to a hundredth; zeros to a thousandth (gzip) and less (zstd).
+MAX_RATIO = 300
+MAX_UNPACKED_BYTES = 64 * 2**20  # below this no ratio is suspicious
 
 
 def compression_of(head: bytes) -> Compression | None:
@@ -26,43 +31,44 @@ def compression_of(head: bytes) -> Compression | None:
     return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path names a place of a Beam filesystem and not of this machine."""
-    return "://" in path
+class PackedBomb(OSError):  # noqa: N818 - reads as what it is
+    """A packed file that unpacks to far more than data does."""
 
 
-def open_binary(path: str) -> BinaryIO:
-    """Opens a file as it is, without unpacking; seekable.
+class _Bounded(io.RawIOBase):
+    """Unpacked bytes, up to what a packed file of this size can honestly hold."""
 
-    Raises:
-        OSError: If it cannot be opened.
-    """
-    if not is_remote(path):
-        return open(path, "rb", buffering=0)
-    from apache_beam.io.filesystem import CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
+    def __init__(self, unpacked: Any, raw: Any) -> None:  # noqa: ANN401 - streams of Arrow and of Beam
+        super().__init__()
+        self._unpacked, self._raw, self._done = unpacked, raw, 0
 
-    return cast(BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+    def readable(self) -> bool:
+        """True: it is read from."""
+        return True
 
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer
+        """Fills the buffer as far as there is data.
 
-def file_bytes(path: str) -> int:
-    """Size of a file as stored, in bytes.
-
-    Raises:
-        OSError: If there is no such file.
-    """
-    if not is_remote(path):
-        return os.path.getsize(path)
-    from apache_beam.io.filesystems import FileSystems
-
-    return int(FileSystems.match([path])[0].metadata_list[0].size_in_bytes)
+        Raises:
+            PackedBomb: If too much has come out of too little.
+        """
+        piece = self._unpacked.read(len(buffer))
+        self._done += len(piece)
+        if self._done > MAX_UNPACKED_BYTES and self._done > MAX_RATIO * self._raw.tell():
+            raise PackedBomb(
+                f"{self._raw.tell():,} packed bytes hold more than {self._done:,} unpacked ones, over "
+                f"{MAX_RATIO} times as many; if that is right, unpack it and name the unpacked file"
+            )
+        buffer[: len(piece)] = piece
+        return len(piece)
 
 
 class ByteSource:
     """A file read from start to end, unpacked on the way; a context manager.
 
     Attributes:
-        stream: The unpacked bytes. Reading a damaged packed file raises OSError.
+        stream: The unpacked bytes. Reading a damaged packed file raises OSError, and so does one that
+            unpacks to more than data does.
         packed: Whether the bytes are unpacked on the way.
     """
 
@@ -71,7 +77,8 @@ class ByteSource:
         self._raw: Any = open_binary(path)
         unpacked: Any = self._raw
         if compression:
-            unpacked = pa.CompressedInputStream(pa.PythonFile(self._raw, "r"), _CODECS[compression])
+            packed = pa.CompressedInputStream(pa.PythonFile(self._raw, "r"), _CODECS[compression])
+            unpacked = _Bounded(packed, self._raw)
         self.stream = io.BufferedReader(unpacked, BLOCK_BYTES)
 
     def consumed(self) -> int:

@@ -107,7 +107,11 @@ def plain_name(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-@lru_cache(maxsize=4096)
+_CACHED_CHARS = (
+    4096  # of all names of a row together: a cache that kept longer ones would be a hostile file's
+)
+
+
 def layout_of(
     keys: tuple[str, ...], stated: str = "auto", mapped: tuple[tuple[str, str], ...] = ()
 ) -> Layout:
@@ -121,6 +125,12 @@ def layout_of(
     Raises:
         BadRow: If no format fits, or the stated one lacks a field.
     """
+    if len(keys) + sum(map(len, keys)) > _CACHED_CHARS:
+        return _layout(keys, stated, mapped)
+    return _cached_layout(keys, stated, mapped)
+
+
+def _layout(keys: tuple[str, ...], stated: str, mapped: tuple[tuple[str, str], ...]) -> Layout:
     names = _resolve(keys, dict(mapped))
     if stated == "kto":  # both forms of KTO data
         stated = "messages" if "messages" in names else "prompt_completion"
@@ -135,6 +145,9 @@ def layout_of(
     if name in ("prompt_completion", "question_answer") and plain_name(names["prompt"]) == "instruction":
         name = "alpaca"
     return Layout(name, names, _consumed(name, keys, names))
+
+
+_cached_layout = lru_cache(maxsize=4096)(_layout)
 
 
 def _resolve(keys: tuple[str, ...], mapped: dict[str, str]) -> dict[str, str]:

@@ -19,9 +19,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from connectors.decompress import Compression, is_remote
+from connectors.decompress import Compression
 from connectors.fields import CANONICAL_FIELDS, FORMAT_SYNONYMS, FORMATS
 from connectors.sniff import DATA_ENDINGS, PACKED_ENDINGS, Kind, sniff
+from connectors.storage import is_remote, matching
 
 _METADATA_FILES = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 _ABOUT_FILES = ("readme", "license", "licence", "notice", "changelog", "citation", "contributing")
@@ -99,6 +100,7 @@ class InputFile:
         fields: Canonical name → field name.
         pairs: What a preference pair gives.
         fault: Why the file cannot be read at all; None for a file that can.
+        groups: Row groups of a Parquet file to read, as (first, end); None for the whole file.
     """
 
     source: str
@@ -110,6 +112,7 @@ class InputFile:
     fields: dict[str, str] = field(default_factory=dict)
     pairs: Literal["chosen", "both"] = "chosen"
     fault: str | None = None
+    groups: tuple[int, int] | None = None
 
 
 def find_files(spec: InputSpec, base: Path) -> list[InputFile]:
@@ -167,13 +170,11 @@ def _local(path: str, full: str, base: Path) -> list[tuple[str, str]]:
 
 def _remote(path: str) -> list[tuple[str, str]]:
     """(name, path) of the files that a path of a Beam filesystem means."""
-    from apache_beam.io.filesystems import FileSystems
-
     # What ends like a data file is one; anything else may be a folder, which some stores list as a file too.
     folder = path.rstrip("/") + "/**"
     is_file = glob.has_magic(path) or _is_data_file(path.rsplit("/", 1)[-1])
     for pattern in (path, folder) if is_file else (folder, path):
-        matches = [match.path for match in FileSystems.match([pattern])[0].metadata_list]
+        matches = matching(pattern)
         if pattern == folder:
             matches = [match for match in matches if _is_data_file(match.rsplit("/", 1)[-1])]
         if matches:
@@ -227,11 +228,24 @@ def _arrow_files(spec: InputSpec, found: Iterable[tuple[str, str]]) -> list[Inpu
 def _input_file(
     spec: InputSpec, name: str, path: str, kind: Kind, compression: Compression | None
 ) -> InputFile:
-    # names that are not UTF-8 must still fit into an id
-    name = name.encode("utf-8", "backslashreplace").decode()
     return InputFile(
-        spec.source_name, path, name, kind, compression, spec.format, dict(spec.fields), spec.pairs
+        spec.source_name, path, id_name(name), kind, compression, spec.format, dict(spec.fields), spec.pairs
     )
+
+
+def id_name(name: str) -> str:
+    r"""A file name as it stands in ids: one line of plain text, whatever bytes the file system holds.
+
+    What is not printable or not UTF-8 is written as an escape; so are the backslash, and ":", which ends the
+    name in an id.
+
+    Example:
+        >>> id_name("a\nb:c.jsonl")
+        'a\\nb\\x3ac.jsonl'
+    """
+    name = name.replace("\\", "\\\\").encode("utf-8", "backslashreplace").decode()
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return "".join(shown).replace(":", "\\x3a")
 
 
 def _is_datasets_folder(folder: str) -> bool:

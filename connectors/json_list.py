@@ -1,33 +1,27 @@
 """A JSON list read element by element: what is left of it when it is damaged, or too big to read at once.
 
-After an element that is not JSON, reading goes on at the next line that starts as that element did. Text in
-JSON holds no raw line break, so such a line is never inside a string, and nested lines are indented deeper.
+After an element that is not JSON, reading goes on at the next line that starts as that element did, or with
+an object at the same place. Text in JSON holds no raw line break, so such a line is never inside a string,
+and nested lines are indented deeper.
 Where elements do not start their own lines, the rest of the list becomes one bad row.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Iterable, Iterator
 
 from connectors.examples import EXCERPT_CHARS, BadRow
 from connectors.lines import UnreadableRow
-from connectors.turns import check_unicode
+from connectors.turns import LENIENT, check_unicode
 
 MAX_ELEMENT_CHARS = 64 * 1024 * 1024
 _MARGIN_CHARS = 256  # kept before the place of reading, to see how an element's line starts
 _CUT_CHARS = 12  # a cut inside `false` or an escape shows up to this far before the end of the file
 
 
-def finite(number: str) -> float | None:
-    """The number, or None where it is too large to be one: JSON (and so `extra`) has no infinity."""
-    value = float(number)
-    return value if math.isfinite(value) else None
-
-
-LENIENT = json.JSONDecoder(parse_float=finite, parse_constant=lambda _: None)
-"""Reads what orjson refuses: NaN and infinities, as null."""
+_BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 class ListElements:
@@ -72,7 +66,7 @@ class ListElements:
             problem, cut = BadRow("nested too deeply"), False
         except json.JSONDecodeError as error:
             problem = BadRow("not JSON", f"{error.msg}, at character {error.pos - self._at} of the element")
-            cut = "Unterminated" in error.msg or error.pos >= len(self._text) - _CUT_CHARS
+            cut = self._is_cut(error)
         else:
             if self._next_char() == ",":  # a missing comma costs nothing: the next element is read as it is
                 self._at += 1
@@ -91,13 +85,17 @@ class ListElements:
             except json.JSONDecodeError as error:
                 failure = error
             # at the end of what has been read so far a number may go on, and anything else may be cut
-            unfinished = failure is not None or end == len(self._text)
+            unfinished = self._is_cut(failure) if failure else end == len(self._text)
             if not unfinished or len(self._text) - self._at > MAX_ELEMENT_CHARS or not self._more():
                 break
         if failure:
             raise failure
         raw, self._at = self._text[self._at : end], end
         return value, raw
+
+    def _is_cut(self, error: json.JSONDecodeError) -> bool:
+        """Whether an element may only seem wrong because the text ends inside it."""
+        return "Unterminated" in error.msg or error.pos >= len(self._text) - _CUT_CHARS
 
     def _line_start(self) -> str:
         """The line break and indent before the element that starts here, "" if other text is before it."""
@@ -106,11 +104,11 @@ class ListElements:
         return before[len(stripped) - 1 :] if stripped.endswith("\n") else ""
 
     def _skip_to(self, start: str) -> bool:
-        """Moves on to the next line that starts like `start`; whether there is one near enough."""
+        """Moves on to the next line that starts like `start`, or an object there; whether one is near."""
+        like = re.compile(f"{re.escape(start[:-1])}[{{{re.escape(start[-1])}]")
         while start[0] == "\n":
-            found = self._text.find(start, self._at + 1)
-            if found >= 0:
-                self._at = found + len(start) - 1
+            if found := like.search(self._text, self._at + 1):
+                self._at = found.end() - 1
                 return True
             if len(self._text) - self._at > MAX_ELEMENT_CHARS or not self._more():
                 break
@@ -119,19 +117,25 @@ class ListElements:
     def _next_char(self) -> str:
         """The next character that is not white space, "" at the end of the file."""
         while True:
-            while self._at < len(self._text):
-                if self._text[self._at] not in " \t\r\n":
-                    return self._text[self._at]
-                self._at += 1
+            self._at = _BLANKS.match(self._text, self._at).end()  # type: ignore[union-attr]  # always matches
+            if self._at < len(self._text):
+                return self._text[self._at]
             if not self._more():
                 return ""
 
     def _more(self) -> bool:
-        """Reads on, forgetting what is done; whether there was more."""
-        chunk = next(self._chunks, "")
-        done = max(0, self._at - _MARGIN_CHARS)
-        self._text, self._at = self._text[done:] + chunk, self._at - done
-        return bool(chunk)
+        """Reads on, forgetting what is done; whether there was more.
+
+        As much again as is held, so that a long element is not looked at once for every piece of it.
+        """
+        held = len(self._text) - self._at
+        pieces: list[str] = []
+        while (not pieces or sum(map(len, pieces)) < held) and (chunk := next(self._chunks, "")):
+            pieces.append(chunk)
+        if pieces:
+            done = max(0, self._at - _MARGIN_CHARS)
+            self._text, self._at = "".join([self._text[done:], *pieces]), self._at - done
+        return bool(pieces)
 
     def _bad(self, reason: str, detail: str) -> UnreadableRow:
         return UnreadableRow(reason, detail, _storable(self._text[self._at : self._at + EXCERPT_CHARS]))

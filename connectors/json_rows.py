@@ -7,6 +7,7 @@ wrong, knows NaN (read as null), and can take a list apart (json_list.py).
 from __future__ import annotations
 
 import codecs
+import contextlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator
@@ -16,14 +17,18 @@ import orjson
 
 from connectors.chat_formats import is_one_row
 from connectors.decompress import BLOCK_BYTES, ByteSource
-from connectors.examples import BadRow
+from connectors.examples import EXCERPT_CHARS, BadRow
 from connectors.fields import found
-from connectors.json_list import LENIENT, ListElements
+from connectors.json_list import ListElements
 from connectors.lines import BOM, Numbered, Row, UnreadableRow, numbered_lines, packing_damage
-from connectors.turns import check_unicode, is_turns, kind_of, same_length_lists
+from connectors.turns import LENIENT, check_unicode, is_turns, kind_of, same_length_lists
 
 MAX_JSON_BYTES = 256 * 1024 * 1024  # of a JSON list or object that is read at once, unpacked
 _CHUNK_BYTES = 1024 * 1024
+_PIECE_BYTES = 64 * 1024  # of a damaged list: what went wrong in an element is looked for in its piece
+# A value of two bytes ("[]") becomes an object of 60: what is full of them is not read at once.
+MAX_VALUES = 10_000_000
+_LONG_BYTES = MAX_VALUES  # no shorter text can hold more
 _OF_THE_FILE = (  # reasons that are about the whole file, or all that is left of it
     "truncated JSON list",
     "malformed JSON list",
@@ -39,6 +44,11 @@ def json_lines(source: ByteSource) -> Iterator[Numbered]:
     for number, line in numbered_lines(source):
         if isinstance(line, BadRow):
             yield number, line
+            continue
+        if line == b"\n":
+            continue
+        if len(line) > _LONG_BYTES and values_in(line) > MAX_VALUES:
+            yield number, BadRow("row too large", f"the line holds more than {MAX_VALUES:,} values")
             continue
         try:
             row = loads(line)
@@ -68,10 +78,23 @@ def _second_reading(line: bytes) -> object:
     return value
 
 
+def values_in(text: bytes) -> int:
+    """At most as many values as a JSON text can hold; counts the commas inside texts too."""
+    return 1 + text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
 def _not_an_object(value: object) -> BadRow:
     return UnreadableRow(
-        "not an object", f"the row is {kind_of(value)}; wanted an object with fields", repr(value)[:300]
+        "not an object", f"the row is {kind_of(value)}; wanted an object with fields", shown(value)
     )
+
+
+def shown(value: object) -> str:
+    """The beginning of a JSON value, for an excerpt."""
+    try:
+        return repr(value)[:EXCERPT_CHARS]
+    except RecursionError:
+        return kind_of(value)
 
 
 def json_file(source: ByteSource) -> Iterator[tuple[int | None, Row, int]]:
@@ -79,10 +102,13 @@ def json_file(source: ByteSource) -> Iterator[tuple[int | None, Row, int]]:
     data, damage = _read_up_to(source, MAX_JSON_BYTES)
     text = data.removeprefix(BOM).lstrip()
     if text[:1] == b"[":
-        whole = len(data) < MAX_JSON_BYTES and not damage
+        whole = len(data) < MAX_JSON_BYTES and not damage and values_in(text) <= MAX_VALUES
         yield from _numbered(_list_elements(text, source, whole), source, hide_end=damage is not None)
     elif len(data) >= MAX_JSON_BYTES:
         detail = f"a JSON file above {MAX_JSON_BYTES:,} bytes must be a list of rows"
+        yield None, BadRow("file too large", detail), source.consumed()
+    elif values_in(text) > MAX_VALUES:
+        detail = f"a JSON file with more than {MAX_VALUES:,} values must be a list of rows"
         yield None, BadRow("file too large", detail), source.consumed()
     elif text and not damage:
         yield from _numbered(_object_rows(_read_json(text)), source, hide_end=False)
@@ -114,13 +140,16 @@ def _numbered(
 
 def _list_elements(text: bytes, source: ByteSource, whole: bool) -> Iterable[object]:
     if whole:
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return ListElements([text.decode("utf-8", "surrogateescape")])
-        return cast(list[object], value)
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return cast(list[object], orjson.loads(text))
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    return ListElements(map(decoder.decode, itertools.chain([text], _chunks(source))))
+    return ListElements(map(decoder.decode, itertools.chain(_pieces(text), _chunks(source))))
+
+
+def _pieces(text: bytes) -> Iterator[bytes]:
+    """The text in parts: the work on a damaged element grows with the text that is held."""
+    view = memoryview(text)
+    return (bytes(view[at : at + _PIECE_BYTES]) for at in range(0, len(text), _PIECE_BYTES))
 
 
 def _chunks(source: ByteSource) -> Iterator[bytes]:
@@ -169,7 +198,7 @@ def _object_rows(value: object) -> Iterable[object]:
     detail = (
         "the file is one object; wanted a list of rows, JSON lines, lists of one length or one list of rows"
     )
-    return [UnreadableRow("not a table of rows", f"{detail}; {found(value)}", repr(value)[:300])]
+    return [UnreadableRow("not a table of rows", f"{detail}; {found(value)}", shown(value))]
 
 
 def _holds_objects(value: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from connectors.decompress import ByteSource
+from connectors.decompress import ByteSource, PackedBomb
 from connectors.examples import EXCERPT_CHARS, BadRow
 
 MAX_RECORD_BYTES = 64 * 1024 * 1024
@@ -53,4 +53,6 @@ def packing_damage(source: ByteSource, error: OSError) -> BadRow:
     """
     if not source.packed:
         raise error
+    if isinstance(error, PackedBomb):
+        return BadRow("unpacks to too much", f"{error}; the rows before are kept")
     return BadRow("corrupt compressed file", f"{error}; the rows before the damage are kept")

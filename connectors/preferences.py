@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from connectors.examples import BadRow, Conversation, Message
-from connectors.fields import Layout, plain_name
+from connectors.fields import Layout, found, plain_name
 from connectors.turns import (
     conversation,
     history_turns,
@@ -72,6 +72,8 @@ def _sides(row: dict[str, Any], layout: Layout) -> tuple[Any, Any, set[str]]:
     if row.get("label") not in (1, 2, "1", "2") or isinstance(row.get("label"), bool):
         raise BadRow("no preference", f"'label' is {row.get('label')!r}; wanted 1 or 2, the better output")
     best = int(row["label"])
+    if not {"output_1", "output_2"} <= row.keys():
+        raise BadRow("missing field", f"wanted 'output_1' and 'output_2' beside 'label'; {found(row)}")
     return row[f"output_{best}"], row[f"output_{3 - best}"], {"output_1", "output_2"}
 
 
@@ -84,10 +86,10 @@ def _prompt(row: dict[str, Any], layout: Layout) -> tuple[list[Any], set[str]]:
         turns, read = list(row[names["messages"]]), {names["messages"]}
     elif "prompt" in names and row[names["prompt"]] is not None:
         turns, read = _prompt_turns(row, names)
-    if turns and row.get(names.get("history", "")):
+    if turns and "history" in names and row[names["history"]]:
         read.add(names["history"])
         turns = [*history_turns(row[names["history"]], names["history"]), *turns]
-    system = row.get(names.get("system", ""))
+    system = row[names["system"]] if "system" in names else None
     if isinstance(system, str) and turns and not (is_turn(turns[0]) and _is_system(turns[0])):
         read.add(names["system"])
         turns = ([{"role": "system", "content": system}] if system.strip() else []) + turns
@@ -103,7 +105,7 @@ def _prompt_turns(row: dict[str, Any], names: dict[str, str]) -> tuple[list[Any]
             "wrong type", f"'{names['prompt']}' is {kind_of(prompt)}; wanted text or a list of turns"
         )
     read = {names["prompt"]}
-    more = row.get(names.get("input", ""))
+    more = row[names["input"]] if "input" in names else None
     if isinstance(more, str):
         read.add(names["input"])
         prompt = f"{prompt}\n\n{more}" if more.strip() else prompt

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,16 +17,21 @@ import pyarrow as pa
 
 from connectors.chat_formats import parse_row
 from connectors.csv_rows import csv_rows
-from connectors.decompress import ByteSource, file_bytes
+from connectors.decompress import ByteSource
 from connectors.examples import EXAMPLE_SCHEMA, EXCERPT_CHARS, BadRow, example_id, example_row
 from connectors.fields import Layout, found, layout_of
 from connectors.inputs import InputFile, InputSpec, find_files
 from connectors.json_rows import json_file, json_lines
 from connectors.lines import Numbered, Row, UnreadableRow
-from connectors.tables import table_rows
+from connectors.storage import file_bytes
+from connectors.tables import row_group_runs, table_rows
 
-__all__ = ["InputFile", "InputSpec", "Item", "find_files", "read_examples", "read_rows", "read_target"]
+__all__ = [
+    "InputFile", "InputSpec", "Item", "find_files", "read_examples", "read_rows", "read_target", "split_file",
+]  # fmt: skip
 
+PART_BYTES = 256 * 2**20  # of a part of a file, before compression
+_DETAIL_CHARS = 1000  # names of fields stand in it, and a hostile one may be as long as a file
 _PROGRESS_ROWS = 256  # asking where a file stands costs a system call
 
 
@@ -57,7 +63,7 @@ def read_rows(file: InputFile) -> Iterator[tuple[int | None, Row, int]]:
         yield None, BadRow("unsupported file", file.fault), file_bytes(file.path)
         return
     if file.kind == "parquet" or file.kind == "arrow":
-        rows = table_rows(file.path, file.kind, file.compression)
+        rows = table_rows(file.path, file.kind, file.compression, file.groups)
     else:
         rows = _text_rows(file)
     empty = True
@@ -94,6 +100,21 @@ def read_examples(file: InputFile) -> Iterator[Item]:
         prevailing = layout_of(tuple(row), file.format, mapped)
         for kind, part in parts:
             yield Item(kind, part, position)
+
+
+def split_file(file: InputFile, size: int = PART_BYTES) -> list[InputFile]:
+    """The parts of a file that several workers can read, in order; the file itself where it has none.
+
+    Rows have the same numbers, and so the same ids, as in the whole file.
+
+    Args:
+        file: Any file; a Parquet file of several row groups, as it is or remote, has parts.
+        size: Bytes of a part, before compression, where its row groups are no larger.
+    """
+    if file.kind != "parquet" or file.compression or file.fault:
+        return [file]
+    runs = row_group_runs(file.path, size)
+    return [replace(file, groups=run) for run in runs] if len(runs) > 1 else [file]
 
 
 def read_target(path: str) -> pa.RecordBatch:
@@ -172,10 +193,10 @@ def _bad(file: InputFile, number: int | None, row: Row, bad: BadRow | None = Non
     bad = bad or BadRow("unreadable")
     return {
         "source": file.source,
-        "path": file.path,
+        "path": file.path.encode("utf-8", "backslashreplace").decode(),  # names need not be UTF-8
         "row": number,
         "reason": bad.reason,
-        "detail": bad.detail.encode("utf-8", "replace").decode(),
+        "detail": bad.detail[:_DETAIL_CHARS].encode("utf-8", "replace").decode(),
         "excerpt": excerpt[:EXCERPT_CHARS].encode("utf-8", "replace").decode() or None,
     }
 

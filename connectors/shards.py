@@ -1,26 +1,35 @@
 """Parquet shards: what stages hand to each other, written so that a file is complete or absent.
 
-A shard is written under a temporary name in its own folder and renamed when it is whole, so a reader, or a
-run that resumes, never sees half a file. Contents depend on the rows alone (no times, no host names): the
-same rows give the same bytes.
+A reader, or a run that resumes, never sees half a file (connectors/storage.py says how). Contents depend on
+the rows alone (no times, no host names): the same rows give the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors.examples import ROWS_PER_BATCH
+from connectors.storage import fetched, file_names, is_remote, join, open_binary, whole_file, write_text
+
+Int64s = npt.NDArray[np.int64]
 
 STATS_KEY = b"winnow.stats"
+UNIT_BYTES = 64 * 2**20  # of the rows of a unit, except for one row group larger than that
+NARROW_ROWS = 65_536  # in a row group of a file that is read by row numbers, without texts
+FOOTERS = 64  # of such files that a process keeps
 
 
 @dataclass(frozen=True)
@@ -32,62 +41,66 @@ class Unit:
         row_start: Global number of the first row (0-based position of its id among all examples).
         rows: Number of rows.
         parts: (Parquet file, row group) pairs that hold them, in order.
+        size: Bytes of the rows before compression, about.
     """
 
     name: str
     row_start: int
     rows: int
     parts: tuple[tuple[str, int], ...]
+    size: int = 0
 
 
 def read_unit(unit: Unit, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a unit in id order, only the named columns."""
     tables = []
     for path, group in unit.parts:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(fetched(path)) as file:
             tables.append(file.read_row_group(group, columns=list(columns) if columns else None))
     return pa.concat_tables(tables)
 
 
 def plan_units(files: Iterable[str], rows: int = ROWS_PER_BATCH) -> list[Unit]:
-    """Packs the row groups of `files`, in order, into units of at most `rows` rows.
+    """Packs the row groups of `files`, in order, into units of at most `rows` rows and UNIT_BYTES.
 
     Small files share a unit, so that a folder of a thousand short files is not a thousand tiny batches.
     A row group is never split.
     """
     units: list[Unit] = []
     parts: list[tuple[str, int]] = []
-    start = size = 0
+    start = held = size = 0
 
     def close() -> None:
-        nonlocal parts, start, size
+        nonlocal parts, start, held, size
         if parts:
-            units.append(Unit(f"{len(units):06d}", start, size, tuple(parts)))
-        parts, start, size = [], start + size, 0
+            units.append(Unit(f"{len(units):06d}", start, held, tuple(parts), size))
+        parts, start, held, size = [], start + held, 0, 0
 
     for path in files:
-        meta = pq.read_metadata(path)
-        for group in range(meta.num_row_groups):
-            count = meta.row_group(group).num_rows
-            if size + count > rows:
+        meta = read_footer(path)
+        for number in range(meta.num_row_groups):
+            group = meta.row_group(number)
+            if held + group.num_rows > rows or size + group.total_byte_size > UNIT_BYTES:
                 close()
-            parts.append((path, group))
-            size += count
+            parts.append((path, number))
+            held += group.num_rows
+            size += group.total_byte_size
     close()
     return units
 
 
-def group_units(units: Sequence[Unit], rows: int) -> list[tuple[Unit, ...]]:
-    """Consecutive units in groups of about `rows` rows; at least one group, possibly empty."""
+def group_units(units: Sequence[Unit], rows: int, size: int | None = None) -> list[tuple[Unit, ...]]:
+    """Consecutive units in groups of about `rows` rows and `size` bytes; never none."""
     groups: list[tuple[Unit, ...]] = []
     current: list[Unit] = []
-    size = 0
+    held = filled = 0
     for unit in units:
-        if current and size + unit.rows > rows:
+        if current and (held + unit.rows > rows or (size is not None and filled + unit.size > size)):
             groups.append(tuple(current))
-            current, size = [], 0
+            current, held, filled = [], 0, 0
         current.append(unit)
-        size += unit.rows
+        held += unit.rows
+        filled += unit.size
     groups.append(tuple(current))
     return groups
 
@@ -95,46 +108,58 @@ def group_units(units: Sequence[Unit], rows: int) -> list[tuple[Unit, ...]]:
 class ShardWriter:
     """Writes one Parquet file whole or not at all; use as a context manager.
 
-    Rows are zstd-compressed in row groups of at most 2,048, without dictionaries: ids, texts and scores
+    Rows are zstd-compressed in row groups, without dictionaries: ids, texts and scores
     hardly repeat, and zstd finds what does, in less time and space. The file appears under its name when
     the block ends without an error, and not at all otherwise.
 
     Args:
         path: Final name; its folder must exist.
         schema: Schema of the file; a file without rows still has it.
+        rows: Most rows of a row group.
+
+    Attributes:
+        stats: Numbers to keep in the footer, see `write_parquet`.
+        bytes: Size of the file, once the block has ended.
     """
 
-    def __init__(self, path: str | Path, schema: pa.Schema) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, schema: pa.Schema, rows: int = ROWS_PER_BATCH) -> None:
+        self.path = str(path)
         self.schema = schema
+        self.rows = rows
         self.stats: dict[str, Any] = {}
-        self._temporary = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}.tmp")
+        self.bytes = 0
 
     def __enter__(self) -> ShardWriter:
-        self._writer = pq.ParquetWriter(
-            self._temporary, self.schema, compression="zstd", use_dictionary=False
-        )
+        with ExitStack() as opened:
+            self._temporary = opened.enter_context(whole_file(self.path))
+            self._writer = pq.ParquetWriter(
+                self._temporary, self.schema, compression="zstd", use_dictionary=False
+            )
+            opened.callback(self._writer.close)
+            self._opened = opened.pop_all()
         return self
 
     def write(self, table: pa.Table | pa.RecordBatch) -> None:
         """Appends rows; raises pa.ArrowInvalid when they do not fit the schema."""
         if isinstance(table, pa.RecordBatch):
             table = pa.Table.from_batches([table])
-        self._writer.write_table(table.cast(self.schema), row_group_size=ROWS_PER_BATCH)
+        self._writer.write_table(table.cast(self.schema), row_group_size=self.rows)
 
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        try:
-            if error is None and self.stats:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._opened.__exit__(kind, error, trace)
+            return
+        with self._opened:  # what goes wrong from here on leaves no file either
+            if self.stats:
                 self._writer.add_key_value_metadata(
                     {STATS_KEY: json.dumps(self.stats, sort_keys=True).encode()}
                 )
             self._writer.close()
-            if error is None:
-                with self._temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-                self._temporary.replace(self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+            with open(self._temporary, "rb") as file:
+                os.fsync(file.fileno())
+            self.bytes = os.path.getsize(self._temporary)
 
 
 def write_parquet(
@@ -142,7 +167,7 @@ def write_parquet(
     tables: pa.Table | Iterable[pa.Table],
     schema: pa.Schema,
     stats: dict[str, Any] | None = None,
-) -> None:
+) -> int:
     """Writes one Parquet file whole or not at all.
 
     Args:
@@ -151,16 +176,20 @@ def write_parquet(
         schema: Schema of the file.
         stats: Numbers about the shard to keep in the footer; read back by `read_stats`. Everything that
             differs between two runs over the same rows (times) must stay out.
+
+    Returns:
+        Bytes of the file.
     """
     with ShardWriter(path, schema) as writer:
         for table in [tables] if isinstance(tables, pa.Table) else tables:
             writer.write(table)
         writer.stats = stats or {}
+    return writer.bytes
 
 
 def read_stats(path: str | Path) -> dict[str, Any]:
     """The numbers `write_parquet` kept in a footer, with `rows` added; reads no data."""
-    meta = pq.read_metadata(path)
+    meta = read_footer(path)
     kept = (meta.metadata or {}).get(STATS_KEY)
     return {**(json.loads(kept) if kept else {}), "rows": meta.num_rows}
 
@@ -170,36 +199,80 @@ def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401 - whatever
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a small text file, as UTF-8, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)
+def read_footer(path: str | Path) -> pq.FileMetaData:
+    """The metadata of a Parquet file; of one in a store only its end is read."""
+    if not is_remote(path):
+        return pq.read_metadata(path)
+    with open_binary(path) as file:
+        return pq.read_metadata(pa.PythonFile(file, "r"))
 
 
-def parquet_files(folder: str | Path) -> list[Path]:
+def read_schema(path: str | Path) -> pa.Schema:
+    """The schema of a Parquet file, read from its footer."""
+    return read_footer(path).schema.to_arrow_schema()
+
+
+def parquet_files(folder: str | Path) -> list[str]:
     """The Parquet files of a folder in name order, none when it is absent."""
-    return sorted(Path(folder).glob("*.parquet"))
+    return [join(str(folder), name) for name in file_names(folder, ".parquet")]
 
 
 def read_rows_between(
     path: str | Path, start: int, stop: int, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Rows of a file sorted by its int64 column `row` with start <= row < stop; skips other row groups."""
-    return pq.read_table(
-        path, columns=list(columns) if columns else None, filters=[("row", ">=", start), ("row", "<", stop)]
-    )
+    """Rows of a file sorted by its int64 column `row` with start <= row < stop; skips other row groups.
+
+    A process parses the file's footer once: it grows with the file, and so does the number of readings.
+    """
+    path = fetched(path)
+    stat = os.stat(path)
+    footer, first, last = _row_ranges(path, stat.st_mtime_ns, stat.st_size)
+    groups = np.flatnonzero((first < stop) & (last >= start)).tolist()
+    wanted = list(columns) if columns else footer.schema.to_arrow_schema().names
+    with pq.ParquetFile(path, metadata=footer) as file:
+        table = file.read_row_groups(groups, columns=list({"row": None} | dict.fromkeys(wanted)))
+    low, high = np.searchsorted(table["row"].to_numpy(), [start, stop])
+    return table.slice(int(low), int(high - low)).select(wanted)
 
 
-def write_arrow(path: str | Path, table: pa.Table) -> None:
-    """Writes one uncompressed Arrow IPC file of one batch, to be memory-mapped, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+@lru_cache(maxsize=FOOTERS)
+def _row_ranges(path: str, *_changed: int) -> tuple[pq.FileMetaData, Int64s, Int64s]:
+    """The footer of a file, and the first and last number in the column `row` of each row group."""
+    footer = pq.read_metadata(path)
+    at = footer.schema.names.index("row")
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    ranges = [group.column(at).statistics if group.num_rows else None for group in groups]
+    first = np.array([own.min if own else 0 for own in ranges], np.int64)
+    last = np.array([own.max if own else -1 for own in ranges], np.int64)  # no row lies in an empty one
+    return footer, first, last
+
+
+def write_arrow(path: str | Path, table: pa.Table) -> int:
+    """Writes one uncompressed Arrow IPC file of one batch, to be memory-mapped, whole or not at all.
+
+    Returns:
+        Bytes of the file.
+    """
+    with whole_file(path) as temporary:
+        with pa.OSFile(temporary, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             for batch in table.combine_chunks().to_batches(max_chunksize=max(1, table.num_rows)):
                 writer.write_batch(batch)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return os.path.getsize(temporary)
+
+
+def write_array(path: str | Path, array: npt.NDArray[Any]) -> int:
+    """Writes an array (np.save) whole or not at all, as two workers may be given the same work.
+
+    Returns:
+        Bytes of the file.
+    """
+    with whole_file(path) as temporary:
+        with open(temporary, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+        return os.path.getsize(temporary)
+
+
+def read_array(path: str | Path) -> npt.NDArray[Any]:
+    """An array that `write_array` wrote."""
+    array: npt.NDArray[Any] = np.load(fetched(path), allow_pickle=False)
+    return array

@@ -6,7 +6,8 @@ from typing import Literal
 
 import orjson
 
-from connectors.decompress import ByteSource, Compression, compression_of, open_binary
+from connectors.decompress import ByteSource, Compression, compression_of
+from connectors.storage import open_binary
 
 Kind = Literal["jsonl", "json", "parquet", "csv", "tsv", "arrow"]
 

@@ -16,19 +16,31 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.decompress import ByteSource, Compression, file_bytes, is_remote, open_binary
+from connectors.decompress import BLOCK_BYTES, ByteSource, Compression
 from connectors.examples import BadRow
 from connectors.lines import MAX_RECORD_BYTES, Row, packing_damage
+from connectors.storage import file_bytes, is_remote, open_binary
 
 _BATCH_ROWS = 1024
 _BATCH_BYTES = 64 * 1024 * 1024
+_MANY_ROWS, _MAX_ROWS_PER_BYTE = 10_000_000, 100
 _CORRUPT = {"parquet": "corrupt Parquet file", "arrow": "corrupt Arrow file"}
 
 
 def table_rows(
-    path: str, kind: Literal["parquet", "arrow"], compression: Compression | None
+    path: str,
+    kind: Literal["parquet", "arrow"],
+    compression: Compression | None,
+    groups: tuple[int, int] | None = None,
 ) -> Iterator[tuple[int | None, Row, int]]:
     """Rows with their record numbers and the bytes of the stored file read so far (estimated).
+
+    Args:
+        path: The file.
+        kind: What it holds.
+        compression: What it is packed in.
+        groups: Row groups of a Parquet file to read, as (first, end); None for all. Record numbers are those
+            in the whole file.
 
     Raises:
         OSError: If the file cannot be opened.
@@ -43,13 +55,29 @@ def table_rows(
     done = 0
     try:
         with opened as file:
-            batches = _parquet_batches(file) if kind == "parquet" else _arrow_batches(file)
+            if kind == "parquet":
+                parquet = pq.ParquetFile(file)
+                done = _rows_before(parquet, groups[0] if groups else 0)
+                batches = _parquet_batches(parquet, size, groups)
+            else:
+                batches = _arrow_batches(file)
             for batch, share in batches:
                 for number, row in enumerate(_rows(batch), start=done + 1):
-                    yield number, row, int(share * size)
+                    yield number, row, int(min(share, 1.0) * size)  # a footer may lie about its rows
                 done += batch.num_rows
-    except (pa.ArrowException, OSError, EOFError) as error:
-        yield None, BadRow(_CORRUPT[kind], f"after row {done:,}: {str(error)[:300]}"), size
+    # What a damaged file makes pyarrow raise has no common type: names that are not UTF-8, lengths that no
+    # memory holds, counts that do not fit an integer.
+    except (
+        pa.ArrowException,
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        what = str(error)[:300] or type(error).__name__
+        yield None, BadRow(_CORRUPT[kind], f"after row {done:,}: {what}"), size
 
 
 def _seekable(path: str, compression: Compression | None) -> pa.NativeFile | BadRow:
@@ -59,7 +87,7 @@ def _seekable(path: str, compression: Compression | None) -> pa.NativeFile | Bad
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the PythonFile
     with ByteSource(path, compression) as source:
         try:
-            shutil.copyfileobj(source.stream, unpacked)
+            shutil.copyfileobj(source.stream, unpacked, BLOCK_BYTES)
         except OSError as error:
             unpacked.close()
             return packing_damage(source, error)
@@ -67,15 +95,48 @@ def _seekable(path: str, compression: Compression | None) -> pa.NativeFile | Bad
     return pa.PythonFile(unpacked, "r")
 
 
-def _parquet_batches(file: pa.NativeFile) -> Iterator[tuple[pa.RecordBatch, float]]:
-    """Record batches, and the share of the file's rows up to the end of each."""
-    parquet = pq.ParquetFile(file)
+def row_group_runs(path: str, size: int) -> list[tuple[int, int]]:
+    """Runs of row groups of a Parquet file of about `size` bytes before compression, as (first, end).
+
+    No run at all for a file that cannot be read: reading it says why.
+    """
+    try:
+        with pa.PythonFile(open_binary(path), "r") as file:
+            footer = pq.ParquetFile(file).metadata
+            sizes = [footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)]
+    except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, OverflowError, MemoryError):
+        return []
+    runs: list[tuple[int, int]] = []
+    first = filled = 0
+    for number, own in enumerate(sizes):
+        if number > first and filled + own > size:
+            runs.append((first, number))
+            first, filled = number, 0
+        filled += own
+    return [*runs, (first, len(sizes))]
+
+
+def _rows_before(parquet: pq.ParquetFile, group: int) -> int:
+    return sum(parquet.metadata.row_group(number).num_rows for number in range(group))
+
+
+def _parquet_batches(
+    parquet: pq.ParquetFile, size: int, chosen: tuple[int, int] | None
+) -> Iterator[tuple[pa.RecordBatch, float]]:
+    """Record batches of the chosen row groups, and the share of the file's rows read up to the end of each.
+
+    Raises:
+        ValueError: If so small a file cannot hold as many rows as it says, but one row a million times.
+    """
     rows = parquet.metadata.num_rows
+    if rows > _MANY_ROWS and rows > _MAX_ROWS_PER_BYTE * size:
+        raise ValueError(f"the file of {size:,} bytes says that it holds {rows:,} rows")
     groups = [parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups)]
     row_bytes = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0)
-    size = int(max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1))))
+    batch_rows = int(max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(row_bytes, 1))))
     done = 0
-    for batch in parquet.iter_batches(batch_size=size):
+    own = None if chosen is None else list(range(*chosen))
+    for batch in parquet.iter_batches(batch_size=batch_rows, row_groups=own):
         done += batch.num_rows
         yield batch, done / max(rows, 1)
 
@@ -105,17 +166,27 @@ def _rows(batch: pa.RecordBatch) -> Iterator[Row]:
         for number in range(batch.num_rows):
             yield from _rows(batch.slice(number, 1))
         return
-    too_large = batch.nbytes > MAX_RECORD_BYTES
+    # Not `nbytes`: it reads beyond the end of an empty list that has no offsets, which a file may hold.
+    may_be_large = batch.get_total_buffer_size() > MAX_RECORD_BYTES
     plain = [
         name for name, kind in zip(batch.schema.names, batch.schema.types, strict=True) if not _is_json(kind)
     ]
-    for number, row in enumerate(rows):
-        if too_large and batch.slice(number, 1).nbytes > MAX_RECORD_BYTES:
+    for row in rows:
+        if may_be_large and _chars(row) > MAX_RECORD_BYTES:
             yield BadRow("row too large", f"the row is larger than {MAX_RECORD_BYTES:,} bytes")
             continue
         for name in plain:
             row[name] = _json_value(row[name])
         yield row
+
+
+def _chars(value: object) -> int:
+    """How long a value is, roughly: its texts, and one for everything else."""
+    if isinstance(value, dict):
+        return sum(map(_chars, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_chars, value))
+    return len(value) if isinstance(value, str | bytes) else 1
 
 
 def _unreadable(batch: pa.RecordBatch) -> BadRow:

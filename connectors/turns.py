@@ -8,6 +8,7 @@ The order: an optional system turn, then user and assistant in turn; tool turns 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection
 from typing import Any, TypeGuard
@@ -34,6 +35,24 @@ _DIALOGUE = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")  # hh-rlhf
 _DIALOGUE_MARKED = re.compile(
     r"#{2,3}\s*(Human|Assistant|System):"
 )  # guanaco: "### Human: …### Assistant: …"
+
+
+_MAX_DIGITS = 308  # of a whole number that a double can hold
+
+
+def finite(number: str) -> float | None:
+    """The number, or None where it is too large to be one: JSON (and so `extra`) has no infinity."""
+    value = float(number)
+    return value if math.isfinite(value) else None
+
+
+def finite_whole(number: str) -> int | None:
+    """The whole number, or None where no reader of JSON would take it back: above what a double holds."""
+    return int(number) if len(number) <= _MAX_DIGITS else None
+
+
+LENIENT = json.JSONDecoder(parse_float=finite, parse_int=finite_whole, parse_constant=lambda _: None)
+"""Reads what orjson refuses: NaN, infinities and numbers beyond a double, as null."""
 
 
 def conversation(turns: object, field: str, extra: dict[str, Any], tools: str | None = None) -> Conversation:
@@ -336,7 +355,7 @@ def _check_order(messages: list[Message], field: str) -> None:
 def _json(text: str, reason: str, detail: str) -> object:
     """The value of JSON text inside a row; BadRow(reason) if it is not JSON."""
     try:
-        value = json.loads(text, parse_constant=lambda _: None)
+        value = LENIENT.decode(text)
     except ValueError as error:
         raise BadRow(reason, f"{detail}: {error}") from error
     if "\\u" in text:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from connectors.storage import fetched
 from pipelines.selectors.base import Vectors
 from pipelines.selectors.tokens import TokenBlock, offsets_of, positions
 from scorers.models.settings import EmbeddingSettings
@@ -79,7 +80,7 @@ class TokenReader:
 def _read_lists(
     path: str, column: str, rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(fetched(path)) as file:
         offsets, values = flat_lists(file.read(columns=[column])[column])
     lengths = np.diff(offsets)[rows]
     if lengths.sum() < len(values):  # more than rows without scores, which have no values, is left out

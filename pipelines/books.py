@@ -23,7 +23,7 @@ def make_manifest(
     Args:
         recipe: What was run.
         stages: All of its stages.
-        described: inputs, models and limit, as the manifest has them.
+        described: run_id, inputs, models and limit, as the manifest has them.
         seconds: Wall time of this run.
     """
     by_name = {stage.name: stage for stage in stages}
@@ -34,6 +34,7 @@ def make_manifest(
     return {
         "winnow_version": installed_versions()["winnow"],
         "name": recipe.name,
+        "run_id": described["run_id"],
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "recipe": resolved,
         "recipe_hash": json_hash({k: v for k, v in resolved.items() if k != "output"}),
@@ -80,6 +81,7 @@ def _stage_record(stage: StageResult) -> dict[str, Any]:
         "rows_per_s": round(rate, 1) if rate else None,
         "resumed": stage.resumed,
         "reused": stage.reused,
+        "metrics": stage.metrics,
     }
     tokens = stage.stats.get("tokens")
     if tokens:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors.shards import Unit
+from connectors.storage import fetched
 from pipelines.drops import left_rows
 from pipelines.scored import Files, read_scored, scored_schema
 from pipelines.selectors.base import FIELD
@@ -67,7 +68,17 @@ def gather(
         scores = _scores(scored, {*ALWAYS, *reads}, table["id"], starts)
         for name in scores.column_names:
             table = table.append_column(name, scores[name])
-    return Candidates(table.combine_chunks(), np.flatnonzero(left), starts)
+    return Candidates(_with_large_texts(table).combine_chunks(), np.flatnonzero(left), starts)
+
+
+def _with_large_texts(table: pa.Table) -> pa.Table:
+    """The table with offsets of 64 bits: 67 million groups of 32 bytes are more than 32 bits can reach."""
+    is_text = [pa.types.is_string(field.type) for field in table.schema]
+    fields = [
+        field.with_type(pa.large_string()) if text else field
+        for field, text in zip(table.schema, is_text, strict=True)
+    ]
+    return table.cast(pa.schema(fields))
 
 
 def _examples(units: Sequence[Unit], left: npt.NDArray[np.bool_], fields: Sequence[str]) -> pa.Table:
@@ -76,7 +87,8 @@ def _examples(units: Sequence[Unit], left: npt.NDArray[np.bool_], fields: Sequen
     parts = itertools.groupby((part for unit in units for part in unit.parts), key=itemgetter(0))
     tables = [pa.table({name: pa.array([], pa.string()) for name in names})]
     for path, own in parts:
-        with pq.ParquetFile(path) as file:  # once for all of its units: a footer is as long as the file
+        # Once for all of its units: a footer is as long as the file.
+        with pq.ParquetFile(fetched(path)) as file:
             tables.append(file.read_row_groups([group for _, group in own], columns=names))
     table = pa.concat_tables(tables).filter(pa.array(left))
     if fields:

@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -20,8 +19,10 @@ import pyarrow as pa
 
 from connectors.examples import prompt_text, response_text
 from connectors.shards import Unit, read_stats, read_unit, write_parquet
+from connectors.storage import join
 from pipelines.check_settings import CheckSettings
 from pipelines.drops import drop_files, left_mask, rows_left
+from pipelines.metrics import StageMetrics
 from pipelines.progress import ProgressCounter
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.calculations import wrong_calculations
@@ -63,9 +64,15 @@ class CheckUnit(beam.DoFn):
         self.folder = folder
         self.settings = settings
         self.on_rows = ProgressCounter(counts)
+        self.metrics = StageMetrics("check")
 
     def process(self, task: CheckTask) -> Iterator[str]:
         """Yields the name of the finished file."""
+        with self.metrics.task():
+            self._check(task)
+        yield task.file
+
+    def _check(self, task: CheckTask) -> None:
         left = left_mask(task.drops, task.unit)
         table = read_unit(task.unit, CHECKED_COLUMNS).filter(pa.array(left))
         rows, stats = [], Counter[str]()
@@ -88,8 +95,8 @@ class CheckUnit(beam.DoFn):
             )
             self.on_rows(rows=1)
         checked = pa.Table.from_pylist(rows, CHECK_SCHEMA)
-        write_parquet(Path(self.folder) / task.file, checked, CHECK_SCHEMA, dict(stats))
-        yield task.file
+        size = write_parquet(join(self.folder, task.file), checked, CHECK_SCHEMA, dict(stats))
+        self.metrics(rows_checked=len(rows), bytes_written=size)
 
 
 def check_response(response: str, gold: str | None, kind: Kind) -> tuple[str | None, bool | None]:

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from pipelines.exit_codes import ExitCode, codes_text, exit_code_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,14 +26,22 @@ app = typer.Typer(
 )
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe file.")]
-OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a finished run.")]
+OutFolder = Annotated[
+    str, typer.Argument(metavar="OUT", help="Output folder of a finished run; s3:// and gs:// too.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change one value of the recipe; may be repeated."),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Read only the first N examples of each input.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes on this machine.")]
+LogFormat = Annotated[
+    Literal["text", "json"],
+    typer.Option(help="text: lines for people; json: one object a line on standard error, no summary."),
+]
 WITH_BEAM_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": False}
+RUN_LOG = "run.log"
+EXIT_CODES = f"\b\nExit codes:\n{codes_text()}"  # \b keeps the lines as they are
 
 
 def main() -> None:
@@ -40,8 +50,8 @@ def main() -> None:
 
 
 @contextmanager
-def _failures(log: Path | None = None) -> Iterator[None]:
-    """Turns what users can mend into a message and an exit code; keeps the traceback of the rest in a log."""
+def _failures(out: str | None = None) -> Iterator[None]:
+    """Turns what users can mend into a message and an exit code; keeps the traceback of the rest in OUT."""
     import traceback
 
     from pipelines.runner import STOP, stop_on_signals
@@ -51,20 +61,58 @@ def _failures(log: Path | None = None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         STOP.caught = True
-        _say("\nStopped. What was finished is kept; run the same command again to go on from there.")
-        raise typer.Exit(130) from None
-    except (ValueError, OSError) as error:
-        _say(f"winnow: {error}")
-        raise typer.Exit(2) from error
-    except RuntimeError as error:
-        where = ""
-        if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(traceback.format_exc(), "utf-8")
-            where = f"\nThe whole error: {log}. What was finished is kept; run again to go on from there."
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        _say(f"winnow: {_last_cause(lines)}{where}")
-        raise typer.Exit(1) from error
+        _say(
+            "\nStopped. What was finished is kept; run the same command again to go on from there.", "WARNING"
+        )
+        raise typer.Exit(ExitCode.STOPPED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:  # noqa: BLE001 - nobody else is left to say what happened, whatever it is
+        cause = _cause(error)
+        code, whole, where = exit_code_of(error, cause), traceback.format_exc(), ""
+        if code is ExitCode.FAULT or cause != str(error):
+            where = f"\nThe whole error: {_keep_log(out, whole)}."
+            where += " What was finished is kept; run again to go on from there." if out else ""
+        _say(f"winnow: {cause}{where}", "ERROR", error=whole if code is ExitCode.FAULT else None)
+        raise typer.Exit(code) from error
+
+
+def _keep_log(out: str | None, text: str) -> str:
+    """Writes OUT/run.log, or a file of the temporary folder when there is no OUT to write to."""
+    import tempfile
+
+    from connectors.secrets import without_secrets
+    from connectors.storage import join, make_folder, write_text
+
+    text = without_secrets(text)
+    if out is not None:
+        try:
+            make_folder(out)
+            write_text(join(out, RUN_LOG), text)
+            return join(out, RUN_LOG)
+        except (OSError, ValueError):  # ValueError: no package for such a store
+            pass  # the log goes to the temporary folder, and the message says so
+    log = join(tempfile.mkdtemp(prefix="winnow-"), RUN_LOG)
+    write_text(log, text)
+    return log
+
+
+def _reach_stores(beam_args: list[str]) -> None:
+    """Gives Beam's filesystems the options after `--`, such as --s3_endpoint_url."""
+    if beam_args:
+        from connectors.storage_clients import set_options
+        from pipelines.runner import choose_runner
+
+        set_options(choose_runner(1, beam_args).flags)
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong; of an error that no text explains, its class too."""
+    if isinstance(error, RuntimeError):
+        return _last_cause([line for line in str(error).splitlines() if line.strip()])
+    explained = isinstance(error, ValueError | OSError | ImportError) and str(error)
+    text = str(error) if explained else f"{type(error).__name__}: {error}"
+    return text.split(" [while running ")[0]  # Beam names the step
 
 
 def _last_cause(lines: list[str]) -> str:
@@ -86,18 +134,34 @@ def _console() -> Console:
     return Console(file=os.fdopen(os.dup(2), "w", encoding="utf-8"), highlight=False)
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command's output
+def _say(text: str, level: str = "INFO", **fields: Any) -> None:  # noqa: ANN401 - any JSON
+    """Says a line on standard error; `fields` only as JSON (see pipelines/run_log.py)."""
+    from connectors.secrets import without_secrets
+    from pipelines.run_log import CONTEXT, say
+
+    text = without_secrets(text)
+    if CONTEXT.as_json:
+        import logging
+
+        say(logging.getLevelNamesMapping()[level], text.strip(), **fields)
+    else:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command's output
 
 
 def _show(text: str = "") -> None:
     print(text, flush=True)  # noqa: T201 - the command's output
 
 
-def _quiet_libraries(verbose: bool) -> None:
+def _quiet_libraries(verbose: bool, log_format: str = "text") -> None:
     """Keeps Beam's and transformers' chatter off the terminal; call it before importing Beam."""
     import logging
     import os
+
+    from pipelines.run_log import CONTEXT, log_json, new_run_id
+
+    CONTEXT.run_id = new_run_id()
+    if log_format == "json":
+        log_json(verbose)
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -111,43 +175,52 @@ def _quiet_libraries(verbose: bool) -> None:
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
 
-@app.command(context_settings=WITH_BEAM_OPTIONS)
+@app.command(context_settings=WITH_BEAM_OPTIONS, epilog=EXIT_CODES)
 def run(
     context: typer.Context,
     recipe: RecipePath,
     output: Annotated[
-        Path | None, typer.Option(help="Output folder; default: the recipe's `output`.")
+        str | None,
+        typer.Option(help="Output folder, or a place like s3://bucket/run; default: the recipe's `output`."),
     ] = None,
     set_: Overrides = None,
     limit: Limit = None,
     workers: Workers = 1,
     verbose: Annotated[bool, typer.Option(help="Show what Beam and transformers log.")] = False,
+    log_format: LogFormat = "text",
 ) -> None:
     """Run a recipe: read, dedupe, score, select, emit. Run it again to resume. Beam options go after `--`."""
-    _quiet_libraries(verbose)
+    _quiet_libraries(verbose, log_format)
     with _failures():
         from pipelines.recipe import load_recipe
 
         loaded = load_recipe(recipe, set_ or ())
-        out = output or (Path(loaded.output) if loaded.output else None)
+        out = output or loaded.output
         if out is None:
             raise ValueError(f"{recipe}: no `output:` in the recipe; give --output OUT")
-    with _failures(out / "run.log"):
+    with _failures(out):
+        from connectors.storage import join, remove
         from pipelines.progress import Progress
         from pipelines.run import run as run_recipe
         from pipelines.runner import choose_runner
 
         runner = choose_runner(workers, context.args)
         finished = run_recipe(loaded, out, runner, Progress(_console()), limit)
-        (out / "run.log").unlink(missing_ok=True)
+        remove([join(out, RUN_LOG)])
         _close(finished)
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
-def select(context: typer.Context, out: OutFolder, recipe: RecipePath, set_: Overrides = None) -> None:
+def select(
+    context: typer.Context,
+    out: OutFolder,
+    recipe: RecipePath,
+    set_: Overrides = None,
+    log_format: LogFormat = "text",
+) -> None:
     """Decide again from the stored scores of OUT, with the `select`, `seed` and `emit` of RECIPE."""
-    _quiet_libraries(verbose=False)
-    with _failures(out / "run.log"):
+    _quiet_libraries(verbose=False, log_format=log_format)
+    with _failures(out):
         from pipelines.progress import Progress
         from pipelines.recipe import load_recipe
         from pipelines.run import reselect
@@ -159,34 +232,41 @@ def select(context: typer.Context, out: OutFolder, recipe: RecipePath, set_: Ove
         _close(finished)
 
 
-@app.command()
-def plan(recipe: RecipePath, set_: Overrides = None, limit: Limit = None) -> None:
+@app.command(context_settings=WITH_BEAM_OPTIONS)
+def plan(context: typer.Context, recipe: RecipePath, set_: Overrides = None, limit: Limit = None) -> None:
     """Say what a run would do: stages, passes of the model and who shares them, an estimate of the cost."""
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import plan_text
         from pipelines.recipe import load_recipe
 
+        _reach_stores(context.args)
         _show(plan_text(load_recipe(recipe, set_ or ()), limit))
 
 
-@app.command()
-def explain(out: OutFolder, id_: Annotated[str, typer.Argument(metavar="ID", help="Id of a row.")]) -> None:
+@app.command(context_settings=WITH_BEAM_OPTIONS)
+def explain(
+    context: typer.Context,
+    out: OutFolder,
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Id of a row.")],
+) -> None:
     """Every fact about one row: where it came from, its scores and ranks, the decision and why."""
     with _failures():
         from pipelines.explain import explain_text
 
+        _reach_stores(context.args)
         _show(explain_text(out, id_))
 
 
-@app.command()
-def report(out: OutFolder) -> None:
+@app.command(context_settings=WITH_BEAM_OPTIONS)
+def report(context: typer.Context, out: OutFolder) -> None:
     """Write OUT/report.html and OUT/README.md again."""
     with _failures():
         from connectors.manifest import read_manifest
         from pipelines.dataset_card import write_card
         from pipelines.report import write_report
 
+        _reach_stores(context.args)
         manifest = read_manifest(out)
         write_card(out, manifest)
         _show(f"Report: {write_report(out, manifest)}")
@@ -201,14 +281,15 @@ def methods() -> None:
         _show(methods_text())
 
 
-@app.command()
-def validate(recipe: RecipePath, set_: Overrides = None) -> None:
+@app.command(context_settings=WITH_BEAM_OPTIONS)
+def validate(context: typer.Context, recipe: RecipePath, set_: Overrides = None) -> None:
     """Check a recipe, its inputs and its model's files without running anything."""
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import check_inputs_and_model
         from pipelines.recipe import load_recipe
 
+        _reach_stores(context.args)
         loaded = load_recipe(recipe, set_ or ())
         for line in check_inputs_and_model(loaded):
             _show(line)
@@ -255,76 +336,19 @@ def init(
 
 
 def _close(finished: Finished) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from pipelines.run_log import CONTEXT
 
-    manifest, out = finished.manifest, finished.out
-    console = Console(highlight=False)
-    table = Table(title=f"{manifest['name']}: what happened", title_justify="left", box=None, pad_edge=False)
-    for heading, justify in (
-        ("stage", "left"),
-        ("rows", "right"),
-        ("seconds", "right"),
-        ("rows/s", "right"),
-        ("tokens/s", "right"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type] # rich narrows to its literals
-    for name, stage in manifest["stages"].items():
-        seconds = f"{stage['seconds']:.1f}" + (" (done before)" if stage["reused"] else "")
-        table.add_row(
-            name, f"{stage['rows']:,}", seconds, _rate(stage, "rows_per_s"), _rate(stage, "tokens_per_s")
-        )
-    console.print(table)
-    console.print(f"whole run {manifest['seconds']:.1f} s")
-    console.print(_counts_text(manifest), markup=False, soft_wrap=True)
+    manifest = finished.manifest
     for file in manifest["unreadable_files"]:
-        _say(f"WARNING: not read to its end: {file['path']}: {file['reason']} ({file['detail']})")
-    base = _short(out)
-    listed = manifest["stages"].get("suspects", {}).get("rows")
-    suspects = f"Look first    {base}/suspects/*.parquet: {listed:,} likely wrong answers\n" if listed else ""
-    console.print(
-        f"\nTraining set  {base}/train/*.parquet\n"
-        f"{suspects}"
-        f"Report        {base}/report.html\n"
-        f"Why a row     winnow explain {base} ID\n"
-        f"Select again  winnow select {base} RECIPE.yaml",
-        markup=False,
-        soft_wrap=True,
-    )
+        _say(f"WARNING: not read to its end: {file['path']}: {file['reason']} ({file['detail']})", "WARNING")
+    if CONTEXT.as_json:
+        counts = {key: manifest["counts"][key] for key in ("read", "bad", "not_scored", "dropped", "kept")}
+        counts = {f"rows_{key}": count for key, count in counts.items()}
+        _say(f"Finished: {finished.place}", numbers={**counts, "seconds": manifest["seconds"]})
+    else:
+        from pipelines.summary import print_summary
 
-
-def _short(out: Path) -> str:
-    try:
-        return str(out.relative_to(Path.cwd()))
-    except ValueError:
-        return str(out)
-
-
-def _rate(stage: dict[str, Any], key: str) -> str:
-    return f"{stage[key]:,.0f}" if stage.get(key) else ""
-
-
-def _counts_text(manifest: dict[str, Any]) -> str:
-    counts, tokens = manifest["counts"], manifest["tokens"]
-    duplicates, contaminated = counts["duplicates"], counts["contaminated"]
-    copies = sum(duplicates.values())
-    kinds = ", ".join(f"{number:,} {kind}" for kind, number in duplicates.items() if number)
-    selected_away = counts["dropped"] - copies - contaminated - counts["not_scored"]
-    share = 100 * counts["kept"] / max(counts["read"], 1)
-    lines = [
-        "",
-        f"read       {counts['read']:>10,}",
-        f"bad        {counts['bad']:>10,}",
-        *([f"evaluation {contaminated:>10,}  (hold items of evaluation sets)"] if contaminated else []),
-        f"duplicates {copies:>10,}" + (f"  ({kinds})" if kinds else ""),
-        f"not scored {counts['not_scored']:>10,}",
-        f"not chosen {selected_away:>10,}",
-        f"kept       {counts['kept']:>10,}  ({share:.1f} % of the rows read)",
-    ]
-    if tokens["kept"]:
-        trained = tokens["trained"]
-        lines.append(f"tokens     {tokens['kept']:>10,}  in the kept rows, {trained:,} of them trained on")
-    return "\n".join(lines)
+        print_summary(finished)
 
 
 if __name__ == "__main__":

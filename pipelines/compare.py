@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -19,6 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from connectors.shards import read_stats, write_parquet
+from connectors.storage import fetched, file_name, join
+from pipelines.metrics import StageMetrics
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.base import Need, Outputs, Role, Scorer, TokenValues, output_column
 from scorers.catalog import columns_of, comparing
@@ -43,14 +44,17 @@ class Compare(beam.DoFn):
     def __init__(self, folder: str, scorers: Sequence[str]) -> None:
         self.folder = folder
         self.scorers = tuple(scorers)
+        self.metrics = StageMetrics("compare")
 
     def process(self, task: CompareTask) -> Iterator[str]:
         """Yields the name of the finished file."""
-        files: dict[Role | str, pa.Table] = {"": pq.read_table(task.target)}
-        files |= {role: pq.read_table(path) for role, path in task.others}
-        columns, stats = compare(files, comparing(self.scorers))
-        table = pa.table({"id": files[""]["id"], **columns})
-        write_parquet(Path(self.folder) / task.file, [table], table.schema, stats)
+        with self.metrics.task():
+            files: dict[Role | str, pa.Table] = {"": pq.read_table(fetched(task.target))}
+            files |= {role: pq.read_table(fetched(path)) for role, path in task.others}
+            columns, stats = compare(files, comparing(self.scorers))
+            table = pa.table({"id": files[""]["id"], **columns})
+            size = write_parquet(join(self.folder, task.file), [table], table.schema, stats)
+        self.metrics(rows_compared=stats["compared"], bytes_written=size)
         yield task.file
 
 
@@ -123,11 +127,11 @@ def compare_models(
     names = [scorer.name for scorer in comparing(scorers)]
     tasks = [
         CompareTask(
-            path.name.replace("scores-", "compared-", 1),
-            str(path),
+            file_name(path).replace("scores-", "compared-", 1),
+            path,
             tuple((role, stage.paths[index]) for role, stage in sorted(others.items())),
         )
-        for index, path in enumerate(map(Path, scored.paths))
+        for index, path in enumerate(scored.paths)
     ]
 
     def build(collection: beam.PCollection, folder: str) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
 from connectors.manifest import read_manifest
-from connectors.shards import parquet_files, write_text
+from connectors.shards import parquet_files, read_schema
+from connectors.storage import Place, file_name, join, write_text
 from pipelines.report import format_share, read_columns
 from pipelines.selectors.catalog import SELECTORS
 from scorers.catalog import SCORERS
@@ -84,7 +84,7 @@ trainer = SFTTrainer(model={model}, args=SFTConfig(output_dir="tuned"), train_da
 trainer.train()"""
 
 
-def write_card(out: Path, manifest: Mapping[str, Any] | None = None) -> Path:
+def write_card(out: Place, manifest: Mapping[str, Any] | None = None) -> Place:
     """Writes OUT/README.md.
 
     Args:
@@ -98,11 +98,11 @@ def write_card(out: Path, manifest: Mapping[str, Any] | None = None) -> Path:
         ValueError: If there is no manifest.
     """
     manifest = read_manifest(out) if manifest is None else manifest
-    files = parquet_files(out / "train")
-    schema = pq.read_schema(files[0]) if files else pa.schema([])
+    files = parquet_files(join(out, "train"))
+    schema = read_schema(files[0]) if files else pa.schema([])
     sections = [
         _header(out, manifest),
-        f"# {_inline(manifest.get('name') or out.name)}",
+        f"# {_inline(manifest.get('name') or file_name(out))}",
         _summary(manifest),
         _counts(manifest["counts"]),
         _sources(out),
@@ -116,20 +116,21 @@ def write_card(out: Path, manifest: Mapping[str, Any] | None = None) -> Path:
         ),
         _limits(manifest),
     ]
-    write_text(out / "README.md", "\n\n".join(sections) + "\n")
-    return out / "README.md"
+    path = join(out, "README.md")
+    write_text(path, "\n\n".join(sections) + "\n")
+    return path
 
 
-def _header(out: Path, manifest: Mapping[str, Any]) -> str:
+def _header(out: str | Path, manifest: Mapping[str, Any]) -> str:
     kept = manifest["counts"]["kept"]
     # A configuration without files makes `datasets` refuse the whole folder.
     configs = [
         {"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/*.parquet"}]}
         for name, folder in (("default", "train"), ("dropped", "dropped"))
-        if parquet_files(out / folder)
+        if parquet_files(join(str(out), folder))
     ]
     header = {
-        "pretty_name": " ".join(str(manifest.get("name") or out.name).split()),
+        "pretty_name": " ".join(str(manifest.get("name") or file_name(out)).split()),
         "task_categories": ["text-generation"],
         "tags": ["winnow", "instruction-tuning", "data-selection"],
         "size_categories": [next((name for limit, name in SIZES if kept < limit), "1B<n<10B")],
@@ -160,9 +161,11 @@ def _counts(counts: Mapping[str, Any]) -> str:
     return "## Counts\n\n" + _table(("rows", "number"), [(label, f"{number:,}") for label, number in rows])
 
 
-def _sources(out: Path) -> str:
+def _sources(out: str | Path) -> str:
     column = pa.schema([("source", pa.dictionary(pa.int32(), pa.string()))])
-    kept, dropped = (_rows_per_source(read_columns(out / name, column)) for name in ("train", "dropped"))
+    kept, dropped = (
+        _rows_per_source(read_columns(join(str(out), name), column)) for name in ("train", "dropped")
+    )
     lines = [
         (_inline(source), f"{kept.get(source, 0):,}", f"{dropped.get(source, 0):,}")
         for source in sorted(kept.keys() | dropped.keys(), key=lambda name: (-kept.get(name, 0), name))

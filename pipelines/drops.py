@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.shards import Unit, read_rows_between
+from connectors.shards import Unit, read_footer, read_rows_between
+from connectors.storage import fetched
 from pipelines.stages import StageResult
 
 DROP_SCHEMA = pa.schema(
@@ -45,7 +46,7 @@ def drop_files(dropping: Sequence[StageResult]) -> tuple[str, ...]:
 
 def rows_left(units: Sequence[Unit], dropping: Sequence[StageResult]) -> int:
     """How many rows of the units no drop file holds."""
-    dropped = sum(pq.read_metadata(path).num_rows for path in drop_files(dropping))
+    dropped = sum(read_footer(path).num_rows for path in drop_files(dropping))
     return sum(unit.rows for unit in units) - int(dropped)
 
 
@@ -69,6 +70,6 @@ def left_rows(paths: Sequence[str], rows: int) -> npt.NDArray[np.bool_]:
     """Which of all `rows` rows of a run no drop file holds, in row order."""
     mask = np.ones(rows, np.bool_)
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(fetched(path)) as file:
             mask[file.read(columns=["row"])["row"].to_numpy()] = False
     return mask

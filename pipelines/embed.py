@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -15,8 +15,11 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import RunInference
 
 from connectors.readers import read_target
-from connectors.shards import Unit, read_unit, write_arrow
+from connectors.shards import STATS_KEY, Unit, read_unit, write_arrow
+from connectors.storage import fetched, join
 from pipelines.drops import drop_files, left_mask, rows_left
+from pipelines.failed_rows import sum_stats, warn_of_rows
+from pipelines.metrics import StageMetrics
 from pipelines.progress import ProgressCounter
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.models.embedding import embedding_fingerprint, load_embedder
@@ -52,8 +55,9 @@ class ReadForEmbedding(beam.DoFn):
 class WriteEmbeddings(beam.DoFn):
     """Writes a unit's embeddings with the global numbers of its rows."""
 
-    def __init__(self, folder: str, tasks: Sequence[EmbedTask]) -> None:
+    def __init__(self, folder: str, stage: str, tasks: Sequence[EmbedTask]) -> None:
         self.folder = folder
+        self.metrics = StageMetrics(stage)
         self.tasks = {task.file: task for task in tasks}
 
     def process(self, batch: ScoredBatch) -> Iterator[str]:
@@ -61,7 +65,17 @@ class WriteEmbeddings(beam.DoFn):
         task = self.tasks[batch.unit]
         rows = task.unit.row_start + np.flatnonzero(left_mask(task.drops, task.unit))
         table = pa.Table.from_batches([batch.scores]).add_column(0, "row", pa.array(rows, pa.int64()))
-        write_arrow(Path(self.folder) / batch.unit, table)
+        stats = {
+            key: value for key, value in batch.stats.items() if key != "seconds"
+        }  # differs from run to run
+        table = table.replace_schema_metadata({STATS_KEY: json.dumps(stats, sort_keys=True)})
+        size = write_arrow(join(self.folder, batch.unit), table)
+        warn_of_rows(batch.unit, stats)
+        self.metrics.took(batch.stats["seconds"])
+        counted = {
+            f"rows_{name}": batch.stats[name] for name in ("embedded", "not_embedded", "truncated", "failed")
+        }
+        self.metrics(bytes_written=size, milliseconds_model=1000 * batch.stats["seconds"], **counted)
         yield batch.unit
 
 
@@ -93,12 +107,14 @@ def embed_rows(
         settings, threads=space.runner.threads, on_rows=ProgressCounter(space.counts(name))
     )
 
+    hints = space.runner.model_hints(model["device"])
+
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = (
             collection
             | "read rows" >> beam.ParDo(ReadForEmbedding())
-            | "run the model" >> RunInference(handler)
-            | "write embeddings" >> beam.ParDo(WriteEmbeddings(folder, tasks))
+            | "run the model" >> RunInference(handler).with_resource_hints(**hints)
+            | "write embeddings" >> beam.ParDo(WriteEmbeddings(folder, name, tasks))
         )
 
     return run_stage(
@@ -121,7 +137,7 @@ def embed_file(path: str, settings: EmbeddingSettings) -> Floats:
         ValueError: If there is no such file, a row is unreadable, or no example can be embedded.
     """
     examples = read_target(path)
-    vectors = embed_examples(load_embedder(settings), examples).column("embedding").drop_null()
+    vectors = embed_examples(load_embedder(settings), examples)[0].column("embedding").drop_null()
     if not len(vectors):
         raise ValueError(f"{path}: none of its {examples.num_rows:,} examples can be embedded")
     values: Floats = vectors.flatten().to_numpy().reshape(len(vectors), -1)
@@ -130,17 +146,21 @@ def embed_file(path: str, settings: EmbeddingSettings) -> Floats:
 
 def _count_embedded(paths: list[str]) -> dict[str, Any]:
     tables = [mapped(path) for path in paths]
+    found = sum_stats(json.loads((table.schema.metadata or {}).get(STATS_KEY, b"{}")) for table in tables)
     return {
         "rows": sum(table.num_rows for table in tables),
         "not_embedded": sum(table["embedding"].null_count for table in tables),
         "truncated": sum(int(np.count_nonzero(table["truncated"])) for table in tables),
+        "failed": found.get("failed", 0),
+        "message": found["message"],
+        "example": found["example"],
     }
 
 
 @lru_cache(maxsize=4096)
 def mapped(path: str) -> pa.Table:
     """An uncompressed Arrow file; its columns take memory only where they are read."""
-    with pa.memory_map(path) as source:
+    with pa.memory_map(fetched(path)) as source:
         return pa.ipc.open_file(source).read_all()  # of one batch, as connectors.shards.write_arrow makes it
 
 

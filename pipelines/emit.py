@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -17,12 +16,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from connectors.examples import EXAMPLE_SCHEMA, EXCERPT_CHARS, prompt_text, response_text
-from connectors.shards import ShardWriter, Unit, group_units, read_rows_between, read_stats, read_unit
+from connectors.shards import (
+    ShardWriter,
+    Unit,
+    group_units,
+    read_rows_between,
+    read_schema,
+    read_stats,
+    read_unit,
+)
+from connectors.storage import join
 from pipelines.arrays import flat_lists
 from pipelines.drops import DROP_SCHEMA, drop_files, drops_between
+from pipelines.metrics import StageMetrics
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
 from pipelines.scored import Files, files_by_unit, read_scored, scored_schema
@@ -100,7 +108,7 @@ class Layout:
 def layout_of(task: EmitTask) -> Layout:
     """The columns that this run's outputs have."""
     scores = scored_schema(task.scored[0]) if task.scored else pa.schema([])
-    decisions = pq.read_schema(task.decisions)
+    decisions = read_schema(task.decisions)
     known = {name for name, _ in DECISION_FIELDS} | {"token_keep", "token_weight"}
     published = {"input_ids", "response_at", "token_nll", *map(output_column, task.store)}
     return Layout(
@@ -118,17 +126,18 @@ class WriteOutputs(beam.DoFn):
     def __init__(self, folder: str, counts: str) -> None:
         self.folder = folder
         self.progress = ProgressCounter(counts)
+        self.metrics = StageMetrics("emit")
 
     def process(self, task: EmitTask) -> Iterator[str]:
         """Yields the name of the finished train file."""
         layout = layout_of(task)
         schemas = {"train": layout.train, "dropped": layout.dropped, "scores": layout.scored}
         counts = _new_counts()
-        with ExitStack() as stack:
+        with self.metrics.task(), ExitStack() as stack:
             # Closed, and so named, in the reverse order: train last.
             writers = {
                 name: stack.enter_context(
-                    ShardWriter(Path(self.folder) / output_file(task.file, name), schema)
+                    ShardWriter(join(self.folder, output_file(task.file, name)), schema)
                 )
                 for name, schema in schemas.items()
             }
@@ -146,6 +155,9 @@ class WriteOutputs(beam.DoFn):
             writers["train"].stats = {
                 key: dict(value) if isinstance(value, Counter) else value for key, value in counts.items()
             }
+        counted = {"rows_kept": "kept", "rows_dropped": "dropped", "tokens_kept": "tokens_kept"}
+        written = sum(writer.bytes for writer in writers.values())
+        self.metrics(bytes_written=written, **{name: counts[key] for name, key in counted.items()})
         yield task.file
 
 
@@ -303,14 +315,8 @@ def _verdict(rows: int, decided: pa.Table, before: pa.Table) -> pa.ChunkedArray:
 
 
 def _new_counts() -> dict[str, Any]:
-    return {
-        "kept": 0,
-        "dropped": 0,
-        "tokens_kept": 0,
-        "tokens_trained": 0,
-        "dropped_reasons": Counter[str](),
-        "stages": Counter[str](),
-    }
+    numbers = dict.fromkeys(("kept", "dropped", "tokens_kept", "tokens_trained"), 0)
+    return {**numbers, "dropped_reasons": Counter[str](), "stages": Counter[str]()}
 
 
 def _count(counts: dict[str, Any], outputs: dict[str, pa.Table], layout: Layout) -> None:

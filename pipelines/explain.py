@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from connectors.manifest import read_manifest
 from connectors.shards import parquet_files
+from connectors.storage import fetched, join
 from pipelines.selectors.catalog import SELECTORS
 from scorers.catalog import columns_of
 
@@ -30,10 +31,10 @@ def explain_text(out: str | Path, row_id: str) -> str:
     Raises:
         ValueError: If no row of the run has this id.
     """
-    out = Path(out)
+    out = str(out)
     manifest = read_manifest(out)
     for output in ("train", "dropped"):
-        row = _find(out / output, row_id)
+        row = _find(join(out, output), row_id)
         if row is not None:
             lines = _kept(row) if output == "train" else _dropped(row)
             lines += _sentences(row, manifest)
@@ -46,22 +47,22 @@ def explain_text(out: str | Path, row_id: str) -> str:
     raise ValueError(f"{out}: no row has the id {row_id!r}. Ids look like {_some_id(out)!r} (column `id`)")
 
 
-def _find(folder: Path, row_id: str) -> dict[str, Any] | None:
+def _find(folder: str, row_id: str) -> dict[str, Any] | None:
     for path in parquet_files(folder):
-        table = pq.read_table(path, filters=[("id", "==", row_id)])
+        table = pq.read_table(fetched(path), filters=[("id", "==", row_id)])
         if table.num_rows:
             first: dict[str, Any] = table.slice(0, 1).to_pylist()[0]
             return first
     return None
 
 
-def _find_bad(out: Path, row_id: str) -> list[str] | None:
+def _find_bad(out: str, row_id: str) -> list[str] | None:
     place, _, number = row_id.partition(":")
     number = number.split("/", 1)[0]
     if not number.isdigit():
         return None
-    for path in parquet_files(out / "bad_rows"):
-        for row in pq.read_table(path, filters=[("row", "==", int(number))]).to_pylist():
+    for path in parquet_files(join(out, "bad_rows")):
+        for row in pq.read_table(fetched(path), filters=[("row", "==", int(number))]).to_pylist():
             source, _, name = place.partition("/")
             if row["source"] == source and row["path"].endswith(name):
                 return [
@@ -72,10 +73,10 @@ def _find_bad(out: Path, row_id: str) -> list[str] | None:
     return None
 
 
-def _some_id(out: Path) -> str:
+def _some_id(out: str) -> str:
     for output in ("train", "dropped"):
-        for path in parquet_files(out / output):
-            ids = pq.read_table(path, columns=["id"])["id"]
+        for path in parquet_files(join(out, output)):
+            ids = pq.read_table(fetched(path), columns=["id"])["id"]
             if len(ids):
                 return str(ids[0])
     return "source/file.jsonl:00000001"
@@ -164,7 +165,7 @@ def _shorten(text: str) -> str:
     return text.replace("\n", "\n            ")
 
 
-def _scores(out: Path, row: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
+def _scores(out: str, row: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
     if row.get("status") is None:
         return ["  scores    none: the row was not scored"] if manifest["models"] else []
     lines = [
@@ -184,11 +185,11 @@ def _scores(out: Path, row: dict[str, Any], manifest: dict[str, Any]) -> list[st
     return lines
 
 
-def _rank(out: Path, column: str, value: float) -> tuple[int, int]:
+def _rank(out: str, column: str, value: float) -> tuple[int, int]:
     """How many rows score less, of how many that have this score."""
     below = count = 0
-    for path in parquet_files(out / "scores"):
-        values = pc.drop_null(pq.read_table(path, columns=[column])[column]).to_numpy()
+    for path in parquet_files(join(out, "scores")):
+        values = pc.drop_null(pq.read_table(fetched(path), columns=[column])[column]).to_numpy()
         below += int(np.count_nonzero(values < value))
         count += len(values)
     return below, count
@@ -216,14 +217,14 @@ def _decision_columns(row: dict[str, Any], manifest: dict[str, Any]) -> list[str
     ]
 
 
-def _relatives(out: Path, row: dict[str, Any], output: str) -> list[str]:
+def _relatives(out: str, row: dict[str, Any], output: str) -> list[str]:
     """Rows of the same prompt, and copies of this row."""
     lines = []
     if output == "train":
-        copies = _ids_where(out / "dropped", "duplicate_of", row["id"])
+        copies = _ids_where(join(out, "dropped"), "duplicate_of", row["id"])
         if copies:
             lines.append(f"  copies    {len(copies)} dropped: {_some(copies)}")
-        rivals = [i for i in _ids_where(out / "train", "group", row["group"]) if i != row["id"]]
+        rivals = [i for i in _ids_where(join(out, "train"), "group", row["group"]) if i != row["id"]]
         if rivals:
             lines.append(f"  rivals    {len(rivals)} other kept answers to the same prompt: {_some(rivals)}")
     return lines
@@ -233,8 +234,9 @@ def _some(ids: list[str]) -> str:
     return ", ".join(ids[:5]) + (" ..." if len(ids) > 5 else "")
 
 
-def _ids_where(folder: Path, column: str, value: str) -> list[str]:
+def _ids_where(folder: str, column: str, value: str) -> list[str]:
     tables = [
-        pq.read_table(path, columns=["id"], filters=[(column, "==", value)]) for path in parquet_files(folder)
+        pq.read_table(fetched(path), columns=["id"], filters=[(column, "==", value)])
+        for path in parquet_files(folder)
     ]
     return pa.concat_tables(tables)["id"].to_pylist() if tables else []

@@ -1,23 +1,30 @@
-"""Stage ingest: input files → canonical examples and bad rows, a Parquet file of each for every input."""
+"""Stage ingest: input files → canonical examples and bad rows, a Parquet file of each for every input file.
+
+A large Parquet file is read in parts, runs of its row groups, each of which gives files of its own. Any other
+file is read by one worker: where a row of text begins, and which number it has, is known to the one who has
+read all before it.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from connectors.decompress import file_bytes
 from connectors.examples import BAD_ROW_SCHEMA, EXAMPLE_SCHEMA, ROWS_PER_BATCH
-from connectors.manifest import file_hash
-from connectors.readers import InputFile, Item, find_files, read_examples
+from connectors.manifest import Fingerprint, check_unchanged, fingerprint
+from connectors.readers import InputFile, Item, find_files, read_examples, split_file
 from connectors.shards import ShardWriter, read_stats
+from connectors.storage import fetched, file_name, folder_of, is_inside, join
+from pipelines.metrics import StageMetrics
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
 from pipelines.stages import StageResult, Workspace, run_stage
@@ -31,16 +38,18 @@ class TooManyBadRows(ValueError):  # noqa: N818 - reads as what happened
 
 @dataclass(frozen=True)
 class IngestTask:
-    """Input files that become one file of examples (and one of bad rows beside it).
+    """Input files, or a part of one, that become one file of examples (and one of bad rows beside it).
 
     Attributes:
         file: Name of the examples file.
         inputs: What to read, in order.
+        known: What each of them held when the run began.
         limit: Stop after this many examples and bad rows together; None reads everything.
     """
 
     file: str
     inputs: tuple[InputFile, ...]
+    known: tuple[Fingerprint, ...]
     limit: int | None
 
     @property
@@ -77,28 +86,40 @@ class ReadFiles(beam.DoFn):
     def __init__(self, folder: str, counts: str) -> None:
         self.folder = folder
         self.progress = ProgressCounter(counts)
+        self.metrics = StageMetrics("ingest")
 
     def process(self, task: IngestTask) -> Iterator[str]:
         """Yields the name of the finished examples file."""
-        folder = Path(self.folder)
+        with self.metrics.task():
+            self._write(task)
+        yield task.file
+
+    def _write(self, task: IngestTask) -> None:
+        rows: Counter[str] = Counter()
         with (
-            ShardWriter(folder / task.file, EXAMPLE_SCHEMA) as examples,
-            ShardWriter(folder / task.bad_file, BAD_ROW_SCHEMA) as bad,
+            ShardWriter(join(self.folder, task.file), EXAMPLE_SCHEMA) as examples,
+            ShardWriter(join(self.folder, task.bad_file), BAD_ROW_SCHEMA) as bad,
         ):
             buffers = {"example": _Buffer(examples), "bad": _Buffer(bad)}
             for item in itertools.islice(self._items(task), task.limit):
                 buffers[item.kind].add(item.row)
+                rows[item.kind] += 1
             for buffer in buffers.values():
                 buffer.flush()
-        yield task.file
+            for file, known in zip(task.inputs, task.known, strict=True):
+                check_unchanged(file.path, known)  # before the two files appear
+        self.metrics(rows_read=rows.total(), rows_bad=rows["bad"], bytes_written=examples.bytes + bad.bytes)
 
     def _items(self, task: IngestTask) -> Iterator[Item]:
         for file in task.inputs:
             position = 0
-            for item in read_examples(file):
-                self.progress(rows=1, size=item.position - position)
-                position = item.position
-                yield item
+            try:
+                for item in read_examples(file):
+                    self.progress(rows=1, size=item.position - position)
+                    position = item.position
+                    yield item
+            finally:  # a limit ends it early
+                self.metrics(bytes_read=position)
 
 
 def input_files(recipe: Recipe) -> list[tuple[InputFile, ...]]:
@@ -108,40 +129,45 @@ def input_files(recipe: Recipe) -> list[tuple[InputFile, ...]]:
         ValueError: If a path matches nothing, or two files would give the same ids.
     """
     found = [tuple(find_files(spec, Path.cwd())) for spec in recipe.inputs]
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[str, str] = {}
     for file in (file for files in found for file in files):
-        other = seen.setdefault((file.source, file.name), file.path)
+        other = seen.setdefault(_prefix(file), file.path)
         if other != file.path:
             raise ValueError(
                 f"{other} and {file.path} would give their rows the same ids "
-                f"({file.source}/{file.name}:...). "
+                f"({_prefix(file)}...). "
                 "Give one of the two inputs another `source:` name."
             )
     return found
 
 
-def _tasks(files: Sequence[tuple[InputFile, ...]], limit: int | None) -> list[IngestTask]:
-    groups = [(file,) for of_input in files for file in of_input] if limit is None else list(files)
-    # Sorted by id prefix, so that the order of inputs in the recipe does not matter.
-    groups = sorted(
-        {_prefix(group[0]): group for group in groups if group}.values(), key=lambda g: _prefix(g[0])
-    )
-    return [IngestTask(f"part-{index:05d}.parquet", group, limit) for index, group in enumerate(groups)]
+def _tasks(
+    files: Sequence[tuple[InputFile, ...]], known: Mapping[str, Fingerprint], limit: int | None
+) -> list[IngestTask]:
+    parts = [(part,) for of_input in files for file in of_input for part in split_file(file)]
+    groups: Sequence[tuple[InputFile, ...]] = parts if limit is None else files
+    # Sorted by the ids they begin with, so that the order of inputs in the recipe does not matter.
+    by_place = {(_prefix(group[0]), group[0].groups or (0, 0)): group for group in groups if group}
+    groups = [group for _, group in sorted(by_place.items(), key=lambda item: item[0])]
+    return [
+        IngestTask(f"part-{index:05d}.parquet", group, tuple(known[file.path] for file in group), limit)
+        for index, group in enumerate(groups)
+    ]
 
 
 def _prefix(file: InputFile) -> str:
     return f"{file.source}/{file.name}:"
 
 
-def describe_inputs(files: Iterable[InputFile]) -> list[dict[str, Any]]:
+def describe_inputs(files: Iterable[InputFile], known: Mapping[str, Fingerprint]) -> list[dict[str, Any]]:
     """Path, size and hash of every input file, for the manifest and the stage's key."""
     return [
         {
             "source": file.source,
             "path": file.path,
             "name": file.name,
-            "bytes": file_bytes(file.path),
-            "hash": file_hash(file.path),  # SHA-256
+            "bytes": known[file.path].version[0],
+            "hash": known[file.path].hash,  # SHA-256
             "format": file.format,
         }
         for file in files
@@ -153,13 +179,18 @@ def ingest(space: Workspace, recipe: Recipe, limit: int | None) -> tuple[StageRe
 
     Returns:
         The stage, and the description of each input file.
+
+    Raises:
+        InputChanged: If an input changed while it was read.
+        ValueError: If an input is not there, or lies in the output folder.
     """
     files = input_files(recipe)
     flat = [file for of_input in files for file in of_input]
     for file in flat:
-        if Path(file.path).resolve().is_relative_to(space.out):
+        if is_inside(file.path, space.out):
             raise ValueError(f"{file.path} lies in the output folder {space.out}; give another --output")
-    inputs = describe_inputs(flat)
+    fingerprints = {file.path: fingerprint(file.path) for file in flat}
+    inputs = describe_inputs(flat, fingerprints)
     settings = {
         "limit": limit,
         "files": sorted(
@@ -167,22 +198,28 @@ def ingest(space: Workspace, recipe: Recipe, limit: int | None) -> tuple[StageRe
             for file, known in zip(flat, inputs, strict=True)
         ),
     }
-    tasks = _tasks(files, limit)
+    tasks = _tasks(files, fingerprints, limit)
 
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = collection | "read files" >> beam.ParDo(ReadFiles(folder, space.counts("ingest")))
 
-    stage = run_stage(
-        space,
-        "ingest",
-        settings,
-        [],
-        tasks,
-        build,
-        total=sum(known["bytes"] for known in inputs),
-        unit="bytes",
-        summarise=_summarise,
-    )
+    try:
+        stage = run_stage(
+            space,
+            "ingest",
+            settings,
+            [],
+            tasks,
+            build,
+            total=sum(known["bytes"] for known in inputs),
+            unit="bytes",
+            summarise=_summarise,
+        )
+    except (RuntimeError, ValueError, OSError):
+        # A worker says it in the text of a traceback, and a file that shrinks may fail in other ways first.
+        for path, known in fingerprints.items():
+            check_unchanged(path, known)
+        raise
     return stage, inputs
 
 
@@ -192,9 +229,9 @@ def _summarise(paths: list[str]) -> dict[str, Any]:
     broken: list[dict[str, Any]] = []  # files that could not be read to their end
     for path in paths:
         for kind, name in (("read", path), ("bad", bad_path(path))):
-            table = pq.read_table(name, columns=None if kind == "bad" else ["source"])
-            for source, count in Counter(table["source"].to_pylist()).items():
-                sources.setdefault(source, Counter())[kind] += count
+            table = pq.read_table(fetched(name), columns=None if kind == "bad" else ["source"])
+            for source in pc.value_counts(table["source"]).to_pylist():
+                sources.setdefault(source["values"], Counter())[kind] += source["counts"]
             if kind == "bad":
                 reasons.update(table["reason"].to_pylist())
                 broken += [bad for bad in table.to_pylist() if bad["row"] is None]
@@ -211,11 +248,10 @@ def _summarise(paths: list[str]) -> dict[str, Any]:
 
 def bad_path(examples_path: str) -> str:
     """Path of the bad rows that belong to an examples file of the stage."""
-    path = Path(examples_path)
-    return str(path.with_name(path.name.replace("part-", "bad-")))
+    return join(folder_of(examples_path), file_name(examples_path).replace("part-", "bad-"))
 
 
-def check_bad_rows(stage: StageResult, allowed: float, bad_folder: Path) -> None:
+def check_bad_rows(stage: StageResult, allowed: float, bad_folder: str | Path) -> None:
     """Fails the run when too many rows could not be read.
 
     Raises:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from connectors.decompress import file_bytes
 from connectors.examples import EXAMPLE_SCHEMA
 from connectors.readers import InputFile, read_examples, read_target
+from connectors.storage import file_bytes
 from pipelines.dedupe.semantic_settings import DEFAULT_THRESHOLD
 from pipelines.ingest import input_files
 from pipelines.progress import clock

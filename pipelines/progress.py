@@ -7,14 +7,17 @@ small files of the run folder, one for each process, and the command reads and d
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+
+from pipelines.run_log import CONTEXT, in_stage, say
 
 WRITE_SECONDS = 0.25
 PLAIN_LINE_SECONDS = 5.0
@@ -106,6 +109,24 @@ def describe(stage: str, counts: dict[str, int], total: int, unit: str, elapsed:
     return "  ".join(parts)
 
 
+def numbers(counts: dict[str, int], total: int, unit: str, elapsed: float) -> dict[str, float]:
+    """What `describe` says, for programs: counts, rates per second, seconds gone and left.
+
+    Example:
+        >>> numbers({"rows": 50, "tokens": 0, "bytes": 0}, 100, "rows", elapsed=10.0)
+        {'rows': 50, 'seconds': 10.0, 'rows_per_second': 5.0, 'rows_total': 100, 'seconds_left': 10.0}
+    """
+    found: dict[str, float] = {name: count for name, count in counts.items() if count or name == unit}
+    found |= {"seconds": round(elapsed, 1)}
+    found |= {f"{n}_per_second": round(counts[n] / elapsed, 1) for n in counts if counts[n] and elapsed > 0}
+    if total:
+        found[f"{unit}_total"] = total
+        if counts[unit] and elapsed > 0:
+            left = max(0, total - counts[unit])
+            found["seconds_left"] = round(left * elapsed / counts[unit], 1)
+    return found
+
+
 class Progress:
     """Draws the progress of one stage after the other: a live line on a terminal, plain lines elsewhere.
 
@@ -116,9 +137,18 @@ class Progress:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(quiet=True)
 
-    def say(self, text: str) -> None:
-        """Prints a line of its own."""
-        self.console.print(text, markup=False, soft_wrap=True)
+    def say(self, text: str, stage: str = "", numbers: Mapping[str, float] | None = None) -> None:
+        """Prints a line of its own, or logs it as JSON where the command logs so.
+
+        Args:
+            text: The line.
+            stage: Of which it speaks; the running one when empty.
+            numbers: What the line counts, for the JSON.
+        """
+        if CONTEXT.as_json:
+            say(logging.INFO, " ".join(text.split()), stage, numbers=dict(numbers or {}))
+        else:
+            self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, folder: Path, total: int, unit: str = "rows") -> Iterator[None]:
@@ -135,7 +165,8 @@ class Progress:
         thread = threading.Thread(target=self._draw, args=(name, folder, total, unit, stop), daemon=True)
         thread.start()
         try:
-            yield
+            with in_stage(name):
+                yield
         finally:
             stop.set()
             thread.join()
@@ -144,16 +175,18 @@ class Progress:
     def _draw(self, name: str, folder: Path, total: int, unit: str, stop: threading.Event) -> None:
         began = time.monotonic()
 
-        def line() -> str:
-            return describe(name, read_counts(folder), total, unit, time.monotonic() - began)
+        def line() -> tuple[str, dict[str, float]]:
+            counts, elapsed = read_counts(folder), time.monotonic() - began
+            return describe(name, counts, total, unit, elapsed), numbers(counts, total, unit, elapsed)
 
-        if self.console.is_terminal:
+        if self.console.is_terminal and not CONTEXT.as_json:
             with self.console.status(name) as status:
                 while not stop.wait(WRITE_SECONDS):
-                    status.update(line())
+                    status.update(line()[0])
         else:
             while not stop.wait(PLAIN_LINE_SECONDS):
-                self.say(line())
+                text, counted = line()
+                self.say(text, name, counted)
 
 
 def _empty(folder: Path) -> None:

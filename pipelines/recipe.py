@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from connectors.readers import InputSpec
+from connectors.secrets import holds_secret, without_secrets
 from pipelines.check_settings import CHECK_COLUMNS, CheckSettings
 from pipelines.decontaminate.settings import DecontaminateSettings
 from pipelines.dedupe.settings import DedupeSettings
@@ -26,6 +27,12 @@ from pipelines.selectors.catalog import parse_selector
 from scorers.base import ROLES, Output, Role
 from scorers.catalog import SCORERS, columns_of, comparing, in_one_pass, stored_for
 from scorers.models.settings import EmbeddingSettings, ModelSettings
+
+# Far above any recipe, and far below what would take a second or a gigabyte.
+_MAX_RECIPE_BYTES = 2**20
+_MAX_RECIPE_VALUES = 100_000
+_MAX_RECIPE_DEPTH = 50
+_MAX_QUOTED = 2000  # characters of another library's message
 
 
 class RecipeError(ValueError):
@@ -83,6 +90,12 @@ class Recipe(BaseModel):
     max_bad_fraction: float = Field(
         0.01, ge=0, le=1, description="share of unreadable rows above which the run fails after reading"
     )
+    max_failed_fraction: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of rows a model may fail on (an error, NaN or infinity) before the run fails",
+    )
     model: ModelSettings | None = Field(
         None, description="the model that will be tuned; it computes the scores"
     )
@@ -116,6 +129,13 @@ class Recipe(BaseModel):
     def _parse_selectors(cls, value: Any) -> tuple[Selector, ...]:  # noqa: ANN401 - raw YAML
         if not isinstance(value, list | tuple):
             raise ValueError("wanted a list of selectors, for example `- random: {keep: 0.5}`")
+        for options in (step for item in value if isinstance(item, dict) for step in item.values()):
+            if odd := [
+                name for name in (options if isinstance(options, dict) else ()) if not isinstance(name, str)
+            ]:
+                raise ValueError(
+                    f"the option {odd[0]!r} of a selector is no name; options are names with values"
+                )
         return tuple(item if isinstance(item, Selector) else parse_selector(item) for item in value)
 
     @field_validator("score")
@@ -240,11 +260,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MAX_RECIPE_BYTES + 1)
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror or error}. Write one with `winnow init`.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not YAML: {error}") from error
+    if len(content) > _MAX_RECIPE_BYTES:
+        raise RecipeError(
+            f"{path}: a recipe above {_MAX_RECIPE_BYTES:,} bytes is not read; is it a data file?"
+        )
+    raw = _plain_yaml(content, str(path))
     if not isinstance(raw, dict):
         raise RecipeError(
             f"{path}: a recipe is a mapping of keys (name, inputs, ...), found {type(raw).__name__}"
@@ -254,12 +278,62 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(raw, str(path))
 
 
+def _plain_yaml(text: str | bytes, where: str) -> Any:  # noqa: ANN401 - any YAML
+    """YAML as plain data, none of it twice: what aliases repeat counts as often as it is repeated.
+
+    Raises:
+        RecipeError: If it is not YAML, asks for objects, or holds more than any recipe does.
+    """
+    try:
+        value = yaml.safe_load(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except RecursionError as error:
+        raise RecipeError(f"{where}: nested too deeply for a recipe") from error
+    # A value that a tag or its shape promises and that is not one (`!!int ""`, a 99th of January) ends the
+    # reading with whatever error Python's own conversion has.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        raise RecipeError(f"{where}: not YAML: {without_secrets(str(error))[:_MAX_QUOTED]}") from error
+    _check_values(value, where)
+    return value
+
+
+def _check_values(value: Any, where: str) -> None:  # noqa: ANN401 - any YAML
+    """Raises RecipeError for what no recipe may hold: too much, text that is not Unicode, credentials."""
+    left, pending = _MAX_RECIPE_VALUES, [(value, 0)]
+    while pending:
+        item, depth = pending.pop()
+        left -= 1
+        if left < 0 or depth > _MAX_RECIPE_DEPTH:
+            raise RecipeError(
+                f"{where}: more than {_MAX_RECIPE_VALUES:,} values or {_MAX_RECIPE_DEPTH} levels once its "
+                "aliases are unfolded; write the values out, or fewer of them"
+            )
+        if isinstance(item, str):
+            _check_text(item, where)
+        inner = [*item, *item.values()] if isinstance(item, dict) else item
+        if isinstance(inner, list | tuple | set):
+            pending += [(part, depth + 1) for part in inner]
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RecipeError(f"{where}: the text {text[:60]!r} holds half of a surrogate pair") from error
+    if holds_secret(text):
+        raise RecipeError(
+            f"{where}: {without_secrets(text)[:200]!r} holds a credential (shown as ***), and a recipe "
+            "is written into the manifest and the report. Give it in the environment, or in the file of the "
+            "tool that uses it: AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN"
+        )
+
+
 def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     """Checks a recipe given as plain data.
 
     Raises:
         RecipeError: Naming each key that is wrong.
     """
+    _check_values(raw, where)
     problems = unknown_keys(Recipe, raw)
     if problems:
         raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
@@ -323,10 +397,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
     target: Any = raw
     for part in parents:
         target = _step(target, part, text)
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {text}: the value is not YAML: {error}") from error
+    parsed = _plain_yaml(value, f"--set {text}")
     if isinstance(target, list):
         target[_index(target, last, text)] = parsed
     else:

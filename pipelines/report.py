@@ -20,7 +20,8 @@ import yaml
 from markupsafe import Markup
 
 from connectors.manifest import MANIFEST, read_manifest
-from connectors.shards import parquet_files, write_text
+from connectors.shards import parquet_files, read_schema
+from connectors.storage import Place, fetched, join, write_text
 from pipelines.charts import Floats, Picture, Region, histogram, plane, share_bar, waterfall_bar
 from pipelines.report_examples import (
     bad_examples,
@@ -101,7 +102,7 @@ class PlaneChart:
     quadrants: bool
 
 
-def write_report(out: Path, manifest: Mapping[str, Any] | None = None) -> Path:
+def write_report(out: Place, manifest: Mapping[str, Any] | None = None) -> Place:
     """Writes OUT/report.html.
 
     Args:
@@ -116,9 +117,9 @@ def write_report(out: Path, manifest: Mapping[str, Any] | None = None) -> Path:
     """
     manifest = read_manifest(out) if manifest is None else manifest
     scores = score_columns(out)
-    kept = read_columns(out / "train", _schema(scores, "reason"))
-    dropped = read_columns(out / "dropped", _schema(scores, "reason", "stage", duplicate_of=pa.string()))
-    bad = read_columns(out / "bad_rows", pa.schema([("source", _LABEL), ("reason", _LABEL)]))
+    kept = read_columns(join(out, "train"), _schema(scores, "reason"))
+    dropped = read_columns(join(out, "dropped"), _schema(scores, "reason", "stage", duplicate_of=pa.string()))
+    bad = read_columns(join(out, "bad_rows"), pa.schema([("source", _LABEL), ("reason", _LABEL)]))
     check_books(out, manifest["counts"], kept.num_rows, dropped.num_rows, bad.num_rows)
     reasons = {name: _reasons(table) for name, table in (("kept", kept), ("dropped", dropped), ("bad", bad))}
     texts = {name: list(dict.fromkeys(reason.text for reason in found)) for name, found in reasons.items()}
@@ -141,26 +142,25 @@ def write_report(out: Path, manifest: Mapping[str, Any] | None = None) -> Path:
         bad_examples=bad_examples(out, bad, texts["bad"]),
         recipe=yaml.safe_dump(manifest.get("recipe", {}), sort_keys=False, allow_unicode=True),
     )  # fmt: skip
-    write_text(out / "report.html", page)
-    return out / "report.html"
+    path = join(out, "report.html")
+    write_text(path, page)
+    return path
 
 
-def score_columns(out: Path) -> list[str]:
+def score_columns(out: str | Path) -> list[str]:
     """Names of the number columns in OUT/scores, in stored order; none when the run had no model."""
-    files = parquet_files(out / "scores")
+    files = parquet_files(join(str(out), "scores"))
     if not files:
         return []
-    return [
-        f.name for f in pq.read_schema(files[0]) if pa.types.is_floating(f.type) or f.name in _TOKEN_COLUMNS
-    ]
+    return [f.name for f in read_schema(files[0]) if pa.types.is_floating(f.type) or f.name in _TOKEN_COLUMNS]
 
 
-def read_columns(folder: Path, schema: pa.Schema) -> pa.Table:
+def read_columns(folder: str | Path, schema: pa.Schema) -> pa.Table:
     """The columns of `schema` from every Parquet file of a folder; null where a file lacks one."""
     tables = [schema.empty_table()]
     for path in parquet_files(folder):
-        present = [name for name in pq.read_schema(path).names if name in schema.names]
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(fetched(path)) as file:
+            present = [name for name in file.schema_arrow.names if name in schema.names]
             table, rows = file.read(columns=present), file.metadata.num_rows
         columns = [
             table[f.name].cast(f.type) if f.name in present else pa.nulls(rows, pa.null()).cast(f.type)
@@ -170,7 +170,7 @@ def read_columns(folder: Path, schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables).unify_dictionaries()
 
 
-def check_books(out: Path, counts: Mapping[str, int], kept: int, dropped: int, bad: int) -> None:
+def check_books(out: str | Path, counts: Mapping[str, int], kept: int, dropped: int, bad: int) -> None:
     """Raises ValueError unless the manifest's counts balance and are those of the files."""
     for name, folder, rows in (
         ("kept", "train", kept),
@@ -179,12 +179,13 @@ def check_books(out: Path, counts: Mapping[str, int], kept: int, dropped: int, b
     ):
         if counts[name] != rows:
             raise ValueError(
-                f"{out / folder} holds {rows:,} rows and {MANIFEST} says {name} = {counts[name]:,}: "
+                f"{join(str(out), folder)} holds {rows:,} rows and {MANIFEST} says "
+                f"{name} = {counts[name]:,}: "
                 "the folder was changed after the run; run it again into an empty folder"
             )
     if counts["read"] != kept + dropped + bad:
         raise ValueError(
-            f"{out / MANIFEST}: read = {counts['read']:,} is not bad {bad:,} + dropped {dropped:,} "
+            f"{join(str(out), MANIFEST)}: read = {counts['read']:,} is not bad {bad:,} + dropped {dropped:,} "
             f"+ kept {kept:,}: rows were lost or counted twice; run it again into an empty folder"
         )
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from connectors.examples import EXCERPT_CHARS, prompt_text, response_text
 from connectors.shards import parquet_files
+from connectors.storage import fetched, join
 
 EXAMPLES_PER_REASON = 3
 REASONS_WITH_EXAMPLES = 12
@@ -70,14 +71,14 @@ def format_number(value: float | None) -> str:
 
 
 def _rows_at(
-    folder: Path, chosen: Mapping[str, Sequence[int]], columns: Sequence[str]
+    folder: str | Path, chosen: Mapping[str, Sequence[int]], columns: Sequence[str]
 ) -> dict[int, dict[str, Any]]:
     """Rows by their position in the folder's files; only the row groups that hold one are read."""
     wanted = {position for positions in chosen.values() for position in positions}
     rows: dict[int, dict[str, Any]] = {}
     start = 0
     for path in parquet_files(folder):
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(fetched(path)) as file:
             present = [name for name in columns if name in file.schema_arrow.names]
             for group in range(file.num_row_groups):
                 stop = start + file.metadata.row_group(group).num_rows
@@ -111,7 +112,7 @@ def _show(row: Mapping[str, Any], scores: Sequence[str], original: ShownRow | No
 
 
 def kept_examples(
-    out: Path, kept: pa.Table, reasons: Sequence[str], scores: Sequence[str]
+    out: str | Path, kept: pa.Table, reasons: Sequence[str], scores: Sequence[str]
 ) -> dict[str, list[ShownRow]]:
     """A few kept rows of each reason.
 
@@ -122,15 +123,15 @@ def kept_examples(
         scores: Names of the score columns to give with each row.
     """
     chosen = _spread(kept, reasons)
-    rows = _rows_at(out / "train", chosen, ["id", "messages", *_DECISIONS, *scores])
+    rows = _rows_at(join(str(out), "train"), chosen, ["id", "messages", *_DECISIONS, *scores])
     return {reason: [_show(rows[p], scores) for p in positions] for reason, positions in chosen.items()}
 
 
-def suspect_examples(out: Path) -> tuple[int, list[ShownRow]]:
+def suspect_examples(out: str | Path) -> tuple[int, list[ShownRow]]:
     """How many suspect answers a run lists, and the most certain of them with what speaks against each."""
     total, shown = 0, list[ShownRow]()
-    for path in parquet_files(out / "suspects"):
-        with pq.ParquetFile(path) as file:
+    for path in parquet_files(join(str(out), "suspects")):
+        with pq.ParquetFile(fetched(path)) as file:
             total += file.metadata.num_rows
             batch = next(file.iter_batches(SUSPECTS_SHOWN, columns=["id", "why", "messages"]), None)
         for row in batch.to_pylist() if batch is not None else []:
@@ -140,7 +141,7 @@ def suspect_examples(out: Path) -> tuple[int, list[ShownRow]]:
 
 
 def dropped_examples(
-    out: Path, kept: pa.Table, dropped: pa.Table, reasons: Sequence[str], scores: Sequence[str]
+    out: str | Path, kept: pa.Table, dropped: pa.Table, reasons: Sequence[str], scores: Sequence[str]
 ) -> dict[str, list[ShownRow]]:
     """A few dropped rows of each reason, duplicates with the row that they repeat.
 
@@ -153,19 +154,19 @@ def dropped_examples(
     """
     chosen = _spread(dropped, reasons)
     rows = _rows_at(
-        out / "dropped",
+        join(str(out), "dropped"),
         chosen,
         ["id", "duplicate_of", "similarity", *_EVAL_FACTS, *_EXCERPTS, *_DECISIONS, *scores],
     )
     ids = {row["duplicate_of"] for row in rows.values() if row.get("duplicate_of")}
-    originals = _originals(out / "train", kept, ids) | _originals(out / "dropped", dropped, ids)
+    originals = _either(out, kept, dropped, ids)
     return {
         reason: [_show(rows[p], scores, originals.get(rows[p].get("duplicate_of"))) for p in positions]
         for reason, positions in chosen.items()
     }
 
 
-def largest_clusters(out: Path, kept: pa.Table, dropped: pa.Table) -> list[ClusterShown]:
+def largest_clusters(out: str | Path, kept: pa.Table, dropped: pa.Table) -> list[ClusterShown]:
     """The clusters of the most duplicates, the largest first.
 
     Args:
@@ -181,9 +182,9 @@ def largest_clusters(out: Path, kept: pa.Table, dropped: pa.Table) -> list[Clust
         for group in groups[:CLUSTERS_SHOWN]
     }
     positions = {keeper: found.tolist() for keeper, found in chosen.items()}
-    rows = _rows_at(out / "dropped", positions, ["id", "similarity", *_EXCERPTS])
+    rows = _rows_at(join(str(out), "dropped"), positions, ["id", "similarity", *_EXCERPTS])
     ids = set(positions)
-    keepers = _originals(out / "train", kept, ids) | _originals(out / "dropped", dropped, ids)
+    keepers = _either(out, kept, dropped, ids)
     return [
         ClusterShown(
             size=group["counts"] + 1,
@@ -195,14 +196,21 @@ def largest_clusters(out: Path, kept: pa.Table, dropped: pa.Table) -> list[Clust
     ]
 
 
-def bad_examples(out: Path, bad: pa.Table, reasons: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def bad_examples(out: str | Path, bad: pa.Table, reasons: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """A few bad rows of each reason: source, path, row, detail, excerpt."""
     chosen = _spread(bad, reasons)
-    rows = _rows_at(out / "bad_rows", chosen, ["source", "path", "row", "detail", "excerpt"])
+    rows = _rows_at(join(str(out), "bad_rows"), chosen, ["source", "path", "row", "detail", "excerpt"])
     return {reason: [rows[p] for p in positions] for reason, positions in chosen.items()}
 
 
-def _originals(folder: Path, table: pa.Table, ids: set[str]) -> dict[str | None, ShownRow]:
+def _either(out: str | Path, kept: pa.Table, dropped: pa.Table, ids: set[str]) -> dict[str | None, ShownRow]:
+    """The rows of some ids, kept or dropped."""
+    tables = {"train": kept, "dropped": dropped}
+    found = [_originals(join(str(out), name), table, ids) for name, table in tables.items()]
+    return found[0] | found[1]
+
+
+def _originals(folder: str, table: pa.Table, ids: set[str]) -> dict[str | None, ShownRow]:
     here = pc.is_in(table["id"], value_set=pa.array(sorted(ids), pa.string()))
     rows = _rows_at(folder, {"": np.flatnonzero(here.to_numpy()).tolist()}, ["id", "messages", *_EXCERPTS])
     return {row["id"]: _show(row, ()) for row in rows.values()}

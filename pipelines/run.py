@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from connectors.manifest import read_manifest, write_manifest
 from connectors.shards import Unit, plan_units
+from connectors.storage import is_remote, join, resolved, write_text
+from connectors.storage_clients import set_options
 from pipelines.books import check_books, make_manifest
 from pipelines.emit import emit
+from pipelines.failed_rows import check_failed_rows
 from pipelines.ingest import TooManyBadRows, check_bad_rows, ingest
+from pipelines.lock import sole_user
 from pipelines.progress import Progress
 from pipelines.publish import publish, publish_bad_rows
 from pipelines.recipe import Recipe, RecipeError, parse_recipe
+from pipelines.run_log import CONTEXT, identified_run
 from pipelines.runner import RunnerChoice
 from pipelines.select import Known, select
 from pipelines.stages import WORK, StageResult, Workspace, load_stage, prune_stages
@@ -29,55 +33,40 @@ STORED = (
     "ingest", "decontaminate", "signatures", "clusters", "embed", "similarity", "semantic", "vectors",
     "check", "score", *(f"score-{role}" for role in ROLES), "compare",
 )  # fmt: skip
-PUBLISHED = (
-    "train", "dropped", "bad_rows", "scores", "suspects", "report.html", "README.md", "manifest.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: where it is and its manifest."""
+    """A finished run.
 
-    out: Path
+    Attributes:
+        place: Its output folder, a path or an address in an object store.
+        manifest: Its manifest.
+    """
+
+    place: str
     manifest: dict[str, Any]
 
+    @property
+    def out(self) -> Path:
+        """The output folder of a run on this machine.
 
-@contextmanager
-def _sole_user(work: Path) -> Iterator[None]:
-    """Holds the output folder for this process alone; refuses one that holds what is not ours."""
-    strange = [name for name in PUBLISHED if (work.parent / name).exists()]
-    if strange and not work.exists() and not _is_run(work.parent):
-        raise RecipeError(
-            f"{work.parent} holds {', '.join(strange)}, which no winnow run put there and which a run would "
-            "replace. Give another --output."
-        )
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RecipeError(
-                f"{work.parent}: another winnow run is writing here. "
-                "Wait for it, or give this one another --output."
-            ) from error
-        yield
-
-
-def _is_run(out: Path) -> bool:
-    try:
-        return "winnow_version" in read_manifest(out)
-    except ValueError:
-        return False
+        Raises:
+            ValueError: If it is in an object store.
+        """
+        if is_remote(self.place):
+            raise ValueError(f"{self.place} is no folder of this machine; read `place`")
+        return Path(self.place)
 
 
 def run(
-    recipe: Recipe, out: Path, runner: RunnerChoice, progress: Progress, limit: int | None = None
+    recipe: Recipe, out: str | Path, runner: RunnerChoice, progress: Progress, limit: int | None = None
 ) -> Finished:
     """Runs a recipe, or what is left to do of it.
 
     Args:
         recipe: What to do.
-        out: Output folder; may hold an earlier or unfinished run.
+        out: Output folder, on this machine or in an object store; may hold an earlier or unfinished run.
         runner: How to execute the stages.
         progress: Where to say how far it is.
         limit: Read only the first this many examples of each input.
@@ -87,8 +76,8 @@ def run(
         ValueError: If an input or the model cannot be read, or too many rows are bad.
         UnbalancedBooks: If rows were lost or doubled.
     """
-    space = Workspace(out.resolve(), runner, progress)
-    with _sole_user(space.work):
+    space = _workspace(out, runner, progress)
+    with identified_run(), sole_user(space), _kept_log(space):
         began = time.monotonic()
         models = _model_identities(recipe)
         ingested, inputs = ingest(space, recipe, limit)
@@ -101,6 +90,23 @@ def run(
         stages += _score(space, recipe, units, stages, models)
         described = {"inputs": inputs, "models": models, "limit": limit}
         return _decide_and_publish(space, recipe, stages, units, described, began)
+
+
+def _workspace(out: str | Path, runner: RunnerChoice, progress: Progress) -> Workspace:
+    set_options(runner.flags)  # before the first look at a store
+    return Workspace(resolved(out), runner, progress)
+
+
+@contextmanager
+def _kept_log(space: Workspace) -> Iterator[None]:
+    """Sends the log of the worker processes to the store, also after a failure; on a disk it is in place."""
+    try:
+        yield
+    finally:
+        log = space.local / "workers.log"
+        if is_remote(space.out) and log.exists() and log.stat().st_size:
+            with suppress(OSError):  # the failure that is being reported says more
+                write_text(join(space.work, log.name), log.read_text("utf-8", "replace"))
 
 
 def _drop(
@@ -128,8 +134,14 @@ def _drop(
 
         add(
             *semantic_duplicates(
-                space, recipe.dedupe.semantic, recipe.seed, units, [ingested], _dropping(stages)
-            )
+                space,
+                recipe.dedupe.semantic,
+                recipe.seed,
+                units,
+                [ingested],
+                _dropping(stages),
+                recipe.max_failed_fraction,
+            )  # fmt: skip
         )
     return stages
 
@@ -175,6 +187,7 @@ def _embed(
 
     stage = embed_rows(space, recipe.embed, units, stages[:1], _dropping(stages), name="vectors")
     _report(space.progress, stage)
+    check_failed_rows(stage, recipe.max_failed_fraction)
     return [stage]
 
 
@@ -196,6 +209,7 @@ def _score(
         stage = score(space, one, model, units, stages[0], _dropping(stages))
         scored.append(stage)
         _report(space.progress, stage)
+        check_failed_rows(stage, recipe.max_failed_fraction)
         if stage.rate and not stage.reused and space.runner.is_local and stage.stats["tokens"]:
             cores = space.runner.threads * space.runner.workers
             space.progress.say(f"{'':<10}  {utilisation(stage, model, cores)}")
@@ -210,7 +224,7 @@ def _score(
 
 def _check_readable(space: Workspace, ingested: StageResult, recipe: Recipe) -> None:
     try:
-        check_bad_rows(ingested, recipe.max_bad_fraction, space.out / "bad_rows")
+        check_bad_rows(ingested, recipe.max_bad_fraction, join(str(space.out), "bad_rows"))
     except TooManyBadRows:
         publish_bad_rows(space, ingested)
         raise
@@ -238,12 +252,13 @@ def _decide_and_publish(
     if listed is not None:
         _report(space.progress, listed)
     stages = [*stages, selected, emitted, *([listed] if listed else [])]
+    described = {**described, "run_id": CONTEXT.run_id}
     manifest = make_manifest(recipe, stages, described, time.monotonic() - began)
     check_books(manifest["counts"])
-    publish(space, by_name["ingest"], emitted, listed)
-    _describe(space.out, manifest)
+    manifest["files"] = publish(space, by_name["ingest"], emitted, listed)
+    _describe(str(space.out), manifest)
     prune_stages(space, stages)
-    return Finished(space.out, manifest)
+    return Finished(str(space.out), manifest)
 
 
 def _known(by_name: Mapping[str, StageResult]) -> Known:
@@ -256,7 +271,7 @@ def _known(by_name: Mapping[str, StageResult]) -> Known:
     )
 
 
-def _describe(out: Path, manifest: dict[str, Any]) -> None:
+def _describe(out: str, manifest: dict[str, Any]) -> None:
     from pipelines.dataset_card import write_card
     from pipelines.report import write_report
 
@@ -268,14 +283,15 @@ def _describe(out: Path, manifest: dict[str, Any]) -> None:
 def _report(progress: Progress, stage: StageResult) -> None:
     rows = stage.stats.get("rows", 0)
     if stage.reused:
-        progress.say(f"{stage.name:<10}  done before, {rows:,} rows")
+        text = f"{stage.name:<10}  done before, {rows:,} rows"
     else:
         rate = f", {stage.rate:,.0f} rows/s" if stage.rate else ""
         part = ", a part of them done before" if stage.resumed else ""
-        progress.say(f"{stage.name:<10}  {rows:,} rows in {stage.seconds:.1f} s{rate}{part}")
+        text = f"{stage.name:<10}  {rows:,} rows in {stage.seconds:.1f} s{rate}{part}"
+    progress.say(text, stage.name, {"rows": rows, "seconds": stage.seconds})
 
 
-def reselect(out: Path, recipe: Recipe, runner: RunnerChoice, progress: Progress) -> Finished:
+def reselect(out: str | Path, recipe: Recipe, runner: RunnerChoice, progress: Progress) -> Finished:
     """Decides again from the stored scores of a finished run, with another `select`, `seed` and `emit`.
 
     Nothing is read, deduplicated or scored again; the inputs and the model need not be there any more. Texts
@@ -285,7 +301,8 @@ def reselect(out: Path, recipe: Recipe, runner: RunnerChoice, progress: Progress
         ValueError: If `out` holds no finished run or its stored stages are gone.
         RecipeError: If the selectors read scores that the run did not compute.
     """
-    manifest = read_manifest(out)
+    space = _workspace(out, runner, progress)
+    manifest = read_manifest(space.out)
     chosen = recipe.resolved()
     plain = {**manifest["recipe"], **{key: chosen[key] for key in ("name", "select", "seed", "emit")}}
     plain |= {key: chosen[key] for key in ("check", "embed") if chosen[key] is not None}
@@ -295,8 +312,7 @@ def reselect(out: Path, recipe: Recipe, runner: RunnerChoice, progress: Progress
             "the new selection needs per-token losses, which the run did not store; "
             "run it once with `--set emit.tokens=always`"
         )
-    space = Workspace(out.resolve(), runner, progress)
-    with _sole_user(space.work):
+    with identified_run(), sole_user(space), _kept_log(space):
         began = time.monotonic()
         stages = _stored_stages(space, manifest)
         for stage in stages:
@@ -315,7 +331,7 @@ def _stored_stages(space: Workspace, manifest: dict[str, Any]) -> list[StageResu
         record = manifest["stages"].get(name)
         if record is None:
             continue
-        stage = load_stage(space.work / f"{name}-{record['key']}")
+        stage = load_stage(join(space.work, f"{name}-{record['key']}"))
         if stage is None:
             raise ValueError(
                 f"{space.out}: the stored files of stage {name} are gone ({WORK}/{name}-{record['key']}); "

@@ -1,10 +1,10 @@
 """Which Beam runner a run uses, and what we refuse because it loses rows or hangs.
 
 Local default: FnApiRunner in this process. `--workers N`: the same runner with N worker processes.
-Anything else is given as Beam options after `--` and goes to a portable runner (Flink, Spark, Dataflow, a
-job service). Measured on Beam 2.77: `multi_threading` loses about 2 % of the rows of a shuffle, the Dask
-runner drops outputs without an error, and Beam only warns about an option it does not know. All three are
-errors here.
+Anything else is given as Beam options after `--` and goes to a portable runner (Flink, Prism, Dataflow, a
+job service); docs/cluster.md shows the options of each. Measured on Beam 2.77: `multi_threading` loses about
+2 % of the rows of a shuffle, the Dask runner drops outputs without an error, and Beam only warns about an
+option it does not know. All three are errors here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.job_service import cancel_job, check_endpoint
+from pipelines.run_log import CONTEXT
+
 if TYPE_CHECKING:
     import apache_beam as beam
 
@@ -28,6 +31,8 @@ _LOG = logging.getLogger(__name__)
 
 INTERRUPTED = ("-2", "130")  # exit codes of a worker that got the user's Ctrl-C too
 LOCAL_RUNNERS = ("FnApiRunner", "DirectRunner", "direct", "local")
+# What a step asks for that runs a model on a GPU, where `--resource_hints` says nothing else.
+GPU_HINTS = (("accelerator", "type:nvidia-l4;count:1;install-nvidia-driver"), ("min_ram", "16GB"))
 
 
 class DeadWorker(RuntimeError):  # noqa: N818 - reads as what happened
@@ -42,11 +47,15 @@ class RunnerChoice:
         flags: Beam options, as on a command line, without the runner's.
         runner: Name of a Beam runner.
         workers: Worker processes of the local runner; 1 means this process.
+        hints: What a step asks of a cluster's machine that runs a model on a GPU: Beam's resource hints.
+        job_endpoint: host:port of a job service that is there already.
     """
 
     runner: str = "FnApiRunner"
     workers: int = 1
     flags: tuple[str, ...] = ()
+    hints: tuple[tuple[str, str], ...] = GPU_HINTS
+    job_endpoint: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -68,7 +77,19 @@ class RunnerChoice:
                 f"--direct_running_mode={mode}",
                 f"--direct_num_workers={self.workers if parallel else 1}",
             ]
+        elif CONTEXT.run_id and not any(flag.startswith("--job_name") for flag in flags):
+            flags.append("--job_name=" + "-".join(filter(None, ("winnow", CONTEXT.stage, CONTEXT.run_id))))
         return PipelineOptions(flags=flags)
+
+    def model_hints(self, device: object) -> dict[str, str]:
+        """Resource hints of a step that runs a model; none on this machine, nor where the CPU runs it.
+
+        A cluster gives such a step workers of its own, so that only they need a GPU.
+
+        Args:
+            device: "cpu" or "cuda", as of a model's fingerprint.
+        """
+        return dict(self.hints) if device == "cuda" and not self.is_local else {}
 
     @property
     def threads(self) -> int:
@@ -110,7 +131,24 @@ def choose_runner(workers: int, beam_args: Sequence[str]) -> RunnerChoice:
         raise ValueError(
             f"--workers is for the local runner; with {runner} give its own option for parallelism"
         )
-    return RunnerChoice(runner=runner, flags=flags)
+    hints, flags = _model_hints(known.resource_hints, flags)
+    return RunnerChoice(runner=runner, flags=flags, hints=hints, job_endpoint=known.job_endpoint)
+
+
+def _model_hints(
+    given: Sequence[str], flags: Sequence[str]
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Keeps accelerator and memory for the steps that run a model; Beam would give them to every step."""
+    hints, others = dict(GPU_HINTS), []
+    for hint in given:
+        name, _, value = hint.partition("=")
+        if name in hints:
+            hints[name] = value
+        else:
+            others.append(f"--resource_hints={hint}")
+    for option in ("--resource_hint", "--resource_hints"):
+        flags = tuple(_without(flags, option))
+    return tuple(hints.items()), (*flags, *others)
 
 
 def _beam_parser() -> argparse.ArgumentParser:
@@ -160,7 +198,7 @@ def run_pipeline(
     *,
     parallel: bool,
     log: Path | None = None,
-) -> None:
+) -> Any:  # noqa: ANN401 - Beam ships no types
     """Builds and runs one Beam pipeline to its end.
 
     Args:
@@ -169,14 +207,20 @@ def run_pipeline(
         parallel: Whether there is work for more than one process.
         log: Where the local worker processes' chatter goes; None leaves it on standard error.
 
+    Returns:
+        Beam's PipelineResult, which has the pipeline's metrics.
+
     Raises:
+        ConnectionError: If nothing answers at the job endpoint.
         DeadWorker: If a local worker process ended early.
-        KeyboardInterrupt: On Ctrl-C.
+        KeyboardInterrupt: On Ctrl-C; a job on a cluster is cancelled.
         RuntimeError: What the pipeline raised; from a worker process it carries the traceback as text.
     """
     import apache_beam as beam
 
     STOP.check()
+    check_endpoint(choice.job_endpoint)
+    result: Any = None
     chatter = _stderr_to(log) if log and choice.workers > 1 and parallel else contextlib.nullcontext()
     with chatter, _dead_worker_watch() as watch:
         try:
@@ -187,6 +231,8 @@ def run_pipeline(
         except KeyboardInterrupt as error:
             if watch.reason:
                 raise DeadWorker(watch.reason) from error
+            if result is not None and not choice.is_local:
+                cancel_job(result)
             raise
         except RuntimeError as error:
             # FnApiRunner wraps Ctrl-C: RuntimeError('KeyboardInterrupt [while running ...]')
@@ -196,6 +242,7 @@ def run_pipeline(
     STOP.check()
     if state not in (None, "DONE"):
         raise RuntimeError(f"the {choice.runner} pipeline ended in state {state}; see the runner's own log")
+    return result
 
 
 @contextlib.contextmanager

@@ -7,10 +7,8 @@ that the handler can sort its rows by length and pack them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -18,12 +16,17 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import RunInference
 
 from connectors.shards import Unit, read_stats, read_unit, write_parquet
+from connectors.storage import join
 from pipelines.drops import drop_files, left_mask, rows_left
+from pipelines.failed_rows import sum_stats, warn_of_rows
+from pipelines.metrics import StageMetrics
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import ModelPass
 from pipelines.stages import StageResult, Workspace, run_stage
+from scorers.base import FAILURES
 from scorers.models.columns import scores_schema
 from scorers.models.handler import CausalLMHandler, ScoredBatch, ScoringBatch
+from scorers.models.scoring import Stats
 from scorers.models.settings import ModelSettings
 
 SCORED_COLUMNS = ["id", "messages", "tools"]
@@ -56,17 +59,37 @@ class ReadForScoring(beam.DoFn):
 class WriteScores(beam.DoFn):
     """Writes a unit's scores, with its counts in the footer."""
 
-    def __init__(self, folder: str, schema: pa.Schema) -> None:
+    def __init__(self, folder: str, stage: str, schema: pa.Schema) -> None:
         self.folder = folder
         self.schema = schema
+        self.metrics = StageMetrics(stage)
 
     def process(self, batch: ScoredBatch) -> Iterator[str]:
         """Yields the name of the finished file."""
-        path = Path(self.folder) / batch.unit
+        path = join(self.folder, batch.unit)
         differing = ("seconds", "memory_retries")  # from run to run
         stats = {key: value for key, value in batch.stats.items() if key not in differing}
-        write_parquet(path, pa.Table.from_batches([batch.scores]), self.schema, stats)
+        size = write_parquet(path, pa.Table.from_batches([batch.scores]), self.schema, stats)
+        warn_of_rows(batch.unit, stats)
+        self.metrics.took(batch.stats["seconds"])
+        self.metrics(bytes_written=size, **model_metrics(batch.stats))
         yield batch.unit
+
+
+def model_metrics(stats: Stats) -> dict[str, float]:
+    """The counters of a stage of scores, from the stats of a batch."""
+    scored = stats["status/ok"]
+    return {
+        "rows_scored": scored,
+        "rows_not_scored": stats["rows"] - scored,
+        "rows_failed": sum(stats[f"status/{name}"] for name in FAILURES),
+        "tokens_scored": stats["tokens"],
+        "tokens_padding": stats["padded_tokens"] - stats["tokens"],
+        "tokens_response": stats["response_tokens"],
+        "calls_model": stats["micro_batches"],
+        "calls_out_of_memory": stats["memory_retries"],
+        "milliseconds_model": 1000 * stats["seconds"],
+    }
 
 
 def score(
@@ -102,12 +125,14 @@ def score(
     )
     schema = scores_schema(run.scorers, run.tokens, run.outputs)
 
+    hints = space.runner.model_hints(model["device"])
+
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = (
             collection
             | "read rows" >> beam.ParDo(ReadForScoring())
-            | "run the model" >> RunInference(handler)
-            | "write scores" >> beam.ParDo(WriteScores(folder, schema))
+            | "run the model" >> RunInference(handler).with_resource_hints(**hints)
+            | "write scores" >> beam.ParDo(WriteScores(folder, run.stage, schema))
         )
 
     # A folder is known by its contents, so that a moved model is the same model.
@@ -128,7 +153,7 @@ def score(
         tasks,
         build,
         total=total,
-        summarise=_summarise,
+        summarise=lambda paths: sum_stats(map(read_stats, paths)),
         parallel=model["device"] == "cpu" or _one_each(run.settings),
     )
     if stage.stats["rows"] and not stage.stats["status"].get("ok"):
@@ -160,18 +185,3 @@ def utilisation(stage: StageResult, model: dict[str, Any], cores: int) -> str:
         f"{tokens:,.0f} tokens/s, {padding:.1%} padding, {flop / 1e9:,.1f} GFLOP/s: "
         f"{flop / most:.0%} of what matrix products reach here ({most / 1e9:,.0f} GFLOP/s)"
     )
-
-
-def _summarise(paths: list[str]) -> dict[str, Any]:
-    totals: Counter[str] = Counter()
-    for path in paths:
-        totals.update(read_stats(path))
-    parts: dict[str, dict[str, int]] = {"status": {}, "message": {}}
-    numbers: dict[str, Any] = {}
-    for key, value in sorted(totals.items()):
-        kind, slash, name = key.partition("/")
-        if not slash:
-            numbers[key] = value
-        elif value:
-            parts[kind][name] = value
-    return {**numbers, **parts}

@@ -18,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from connectors import storage
 from connectors.manifest import file_hash
-from connectors.shards import ShardWriter, Unit, read_stats
+from connectors.shards import NARROW_ROWS, ShardWriter, Unit, read_footer, read_stats
 from pipelines.arrays import TokenReader, VectorReader
 from pipelines.candidates import Candidates, gather
 from pipelines.drops import drop_files, rows_left
+from pipelines.metrics import StageMetrics
 from pipelines.recipe import Recipe
 from pipelines.scored import Files, files_by_unit
 from pipelines.selectors.base import Decisions, Selector, VectorSelector
@@ -224,12 +225,16 @@ class Decide(beam.DoFn):
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        self.metrics = StageMetrics("select")
 
     def process(self, task: SelectTask) -> Iterator[str]:
         """Yields the name of the finished file."""
-        candidates = gather(task.units, task.drops, task.scored, task.reads)
-        decided = decide(candidates.table, task.selectors, task.seed, *readers(task, candidates))
-        write_decisions(Path(self.folder) / task.file, decided, candidates)
+        with self.metrics.task():
+            candidates = gather(task.units, task.drops, task.scored, task.reads)
+            decided = decide(candidates.table, task.selectors, task.seed, *readers(task, candidates))
+            size = write_decisions(storage.join(self.folder, task.file), decided, candidates)
+        kept = int(decided.keep.sum())
+        self.metrics(rows_kept=kept, rows_dropped=len(decided.keep) - kept, bytes_written=size)
         yield task.file
 
 
@@ -241,13 +246,14 @@ def readers(task: SelectTask, candidates: Candidates) -> tuple[TokenReader | Non
     return tokens, VectorReader(task.embeddings, candidates.rows, task.embed)
 
 
-def write_decisions(path: Path, decided: Decided, candidates: Candidates) -> None:
-    """Writes the decisions, sorted by row, with their counts and facts in the footer."""
+def write_decisions(path: str | Path, decided: Decided, candidates: Candidates) -> int:
+    """Writes the decisions, sorted by row, with their counts and facts in the footer; gives its bytes."""
+    own = [(name, _stored(column.type)) for name, column in sorted(decided.columns.items())]
     schema = pa.schema(
-        [*DECISION_FIELDS, *((name, column.type) for name, column in sorted(decided.columns.items()))]
+        [*DECISION_FIELDS, *own]
         + [("token_keep", pa.list_(pa.bool_())), ("token_weight", pa.list_(pa.float32()))]
     )
-    with ShardWriter(path, schema) as writer:
+    with ShardWriter(path, schema, NARROW_ROWS) as writer:
         for table in _decision_tables(decided, candidates.table["id"], candidates.rows, schema):
             writer.write(table)
         # JSON has no infinity: what has no limit is null.
@@ -257,6 +263,7 @@ def write_decisions(path: Path, decided: Decided, candidates: Candidates) -> Non
         ]
         kept = int(decided.keep.sum())
         writer.stats = {"kept": kept, "dropped": len(decided.keep) - kept, "facts": facts}
+    return writer.bytes
 
 
 def _decision_tables(
@@ -267,17 +274,25 @@ def _decision_tables(
         stop = min(start + CHUNK, len(rows))
         arrays = [
             pa.array(rows[part]),
-            ids[part].combine_chunks(),
+            ids[part].combine_chunks().cast(pa.string()),
             pa.array(decided.keep[part]),
             pa.array(decided.stage[part], pa.string()),
             pa.array(decided.selector[part], pa.string()),
             pa.array(decided.reason[part], pa.string()),
             pa.array(decided.weights[part], pa.float32()),
-            *(column.slice(start, CHUNK) for _, column in sorted(decided.columns.items())),
+            *(
+                column.slice(start, CHUNK).cast(_stored(column.type))
+                for _, column in sorted(decided.columns.items())
+            ),
             _token_column(decided.masks, start, stop, pa.bool_()),
             _token_column(decided.token_weights, start, stop, pa.float32()),
         ]
         yield pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """The type of a decision column in a file; texts of all candidates together are larger than in one."""
+    return pa.string() if pa.types.is_large_string(kind) else kind
 
 
 def _token_column(tokens: TokenLists | None, start: int, stop: int, kind: pa.DataType) -> pa.Array:
@@ -353,7 +368,7 @@ def select(
         build,
         total=total,
         summarise=lambda paths: {
-            "rows": pq.read_metadata(paths[0]).num_rows,
+            "rows": read_footer(paths[0]).num_rows,
             "facts": read_stats(paths[0])["facts"],
         },
     )

@@ -8,17 +8,32 @@ setting gives a new folder and everything else is found done. A task whose file 
 
 from __future__ import annotations
 
+import atexit
 import importlib.metadata
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from connectors.manifest import json_hash
 from connectors.shards import write_json
+from connectors.storage import (
+    file_name,
+    file_names,
+    folder_names,
+    is_remote,
+    join,
+    make_folder,
+    read_text,
+    remove,
+    remove_folder,
+)
+from pipelines.metrics import stage_metrics
 from pipelines.progress import Progress
 from pipelines.runner import RunnerChoice, run_pipeline
 
@@ -26,7 +41,8 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
 WORK = ".winnow"
-LAYOUT = 3  # raise when the files of a stage change meaning: older work is then done again
+DONE = "done.json"
+LAYOUT = 4  # raise when the files of a stage change meaning: older work is then done again
 
 
 class Task(Protocol):
@@ -51,6 +67,7 @@ class StageResult:
         stats: Numbers for the manifest, made by the stage.
         resumed: Part of it was done by an earlier run, so that `seconds` says nothing of its speed.
         reused: True when nothing had to be done.
+        metrics: What the run that finished it counted, see pipelines/metrics.py.
     """
 
     name: str
@@ -61,6 +78,7 @@ class StageResult:
     stats: dict[str, Any]
     resumed: bool = False
     reused: bool = False
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rate(self) -> float | None:
@@ -71,25 +89,42 @@ class StageResult:
     @property
     def paths(self) -> list[str]:
         """Full paths of the files, in task order."""
-        return [str(Path(self.folder) / name) for name in self.files]
+        return [join(self.folder, name) for name in self.files]
 
 
 @dataclass
 class Workspace:
-    """Where a run keeps its work and how it executes pipelines."""
+    """Where a run keeps its work and how it executes pipelines.
 
-    out: Path
+    Attributes:
+        out: The output folder, absolute; may be in an object store.
+        runner: How pipelines are executed.
+        progress: Where to say how far it is.
+        check_lock: Raises when the output folder may have passed to another run.
+    """
+
+    out: str | Path
     runner: RunnerChoice
     progress: Progress
+    check_lock: Callable[[], None] = lambda: None
 
     @property
-    def work(self) -> Path:
+    def work(self) -> str:
         """The folder of unfinished and reusable work inside the output folder."""
-        return self.out / WORK
+        return join(str(self.out), WORK)
+
+    @cached_property
+    def local(self) -> Path:
+        """Folder of this machine for counts and logs: the work folder, or for a store a temporary one."""
+        if not is_remote(self.out):
+            return Path(self.work)
+        folder = tempfile.mkdtemp(prefix="winnow-run-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
 
     def counts(self, stage: str) -> str:
         """Folder for the progress counts of a stage."""
-        return str(self.work / "progress" / stage)
+        return str(self.local / "progress" / stage)
 
 
 def stage_key(name: str, settings: Any, inputs: Sequence[StageResult]) -> str:  # noqa: ANN401 - any JSON
@@ -98,13 +133,13 @@ def stage_key(name: str, settings: Any, inputs: Sequence[StageResult]) -> str:  
     return json_hash([LAYOUT, version, name, settings, [stage.key for stage in inputs]])[:16]
 
 
-def load_stage(folder: Path) -> StageResult | None:
+def load_stage(folder: str | Path) -> StageResult | None:
     """The finished stage in a folder, None when it is not finished or has lost a file."""
-    done = folder / "done.json"
-    if not done.exists():
+    names = set(file_names(folder))
+    if DONE not in names:
         return None
-    record = json.loads(done.read_text("utf-8"))
-    if not all((folder / name).exists() for name in record["files"]):
+    record = json.loads(read_text(join(str(folder), DONE)))
+    if not names.issuperset(record["files"]):
         return None
     return StageResult(
         name=record["name"],
@@ -115,6 +150,7 @@ def load_stage(folder: Path) -> StageResult | None:
         stats=record["stats"],
         resumed=record["resumed"],
         reused=True,
+        metrics=record.get("metrics", {}),  # older winnows kept none
     )
 
 
@@ -151,41 +187,47 @@ def run_stage(
         RuntimeError: If a task left no file.
     """
     key = stage_key(name, settings, inputs)
-    folder = space.work / f"{name}-{key}"
+    folder = join(space.work, f"{name}-{key}")
     done = load_stage(folder)
     if done is not None:
         return done
-    folder.mkdir(parents=True, exist_ok=True)
-    todo = [task for task in tasks if not (folder / task.file).exists()]
-    began = time.monotonic()
+    make_folder(folder)
+    there = set(file_names(folder))
+    todo = [task for task in tasks if task.file not in there]
+    began, metrics = time.monotonic(), {}
     if todo:
         left = total * len(todo) // len(tasks)
         with space.progress.stage(name, Path(space.counts(name)), left, unit):
-            run_pipeline(
+            result = run_pipeline(
                 space.runner,
-                lambda pipeline: _tasks_then(pipeline, name, todo, lambda tasks: build(tasks, str(folder))),
+                lambda pipeline: _tasks_then(pipeline, name, todo, lambda tasks: build(tasks, folder)),
                 parallel=parallel and (spread or len(todo) > 1),
-                log=space.work / "workers.log",
+                log=space.local / "workers.log",
             )
-    missing = [task.file for task in tasks if not (folder / task.file).exists()]
+            metrics = stage_metrics(result, name)
+    there = set(file_names(folder))
+    missing = [task.file for task in tasks if task.file not in there]
     if missing:
         raise RuntimeError(
-            f"stage {name}: {len(missing)} of {len(tasks)} files are missing, first {folder / missing[0]}. "
-            "Workers on other machines must see the output folder under the same path (a shared file system)."
+            f"stage {name}: {len(missing)} of {len(tasks)} files are missing, "
+            f"first {join(folder, missing[0])}. "
+            "Workers on other machines must see the output folder under the same path: a shared file system, "
+            "or an object store (s3://, gs://)."
         )
-    _remove_temporary(folder)
-    result = StageResult(
+    remove(join(folder, name) for name in there if name.endswith(".tmp"))
+    stage = StageResult(
         name=name,
         key=key,
-        folder=str(folder),
+        folder=folder,
         files=tuple(task.file for task in tasks),
         seconds=round(time.monotonic() - began, 3),
-        stats=summarise([str(folder / task.file) for task in tasks]),
+        stats=summarise([join(folder, task.file) for task in tasks]),
         resumed=len(todo) < len(tasks),
+        metrics=metrics,
     )
-    record = {k: v for k, v in asdict(result).items() if k not in ("folder", "reused")}
-    write_json(folder / "done.json", record)
-    return result
+    record = {k: v for k, v in asdict(stage).items() if k not in ("folder", "reused")}
+    write_json(join(folder, DONE), record)
+    return stage
 
 
 def _tasks_then(
@@ -197,14 +239,9 @@ def _tasks_then(
     build(tasks)
 
 
-def _remove_temporary(folder: Path) -> None:
-    for path in folder.glob("*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def prune_stages(space: Workspace, keep: Sequence[StageResult]) -> None:
     """Removes the stage folders that the finished run does not use, and its progress counts."""
-    kept = {Path(stage.folder).name for stage in keep}
-    for folder in space.work.iterdir():
-        if folder.is_dir() and folder.name not in kept:
-            shutil.rmtree(folder, ignore_errors=True)
+    kept = {file_name(stage.folder) for stage in keep}
+    for name in folder_names(space.work):
+        if name not in kept:
+            remove_folder(join(space.work, name))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
@@ -18,7 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from connectors.examples import EXAMPLE_SCHEMA
-from connectors.shards import Unit, read_stats, read_unit, write_parquet
+from connectors.shards import Unit, read_footer, read_stats, read_unit, write_parquet
+from connectors.storage import fetched, join
+from pipelines.metrics import StageMetrics
 from pipelines.recipe import Recipe
 from pipelines.scored import Files, files_by_unit, read_scored
 from pipelines.selectors.verdict import Verdict
@@ -56,17 +57,20 @@ class WriteSuspects(beam.DoFn):
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
+        self.metrics = StageMetrics("suspects")
 
     def process(self, task: SuspectsTask) -> Iterator[str]:
         """Yields the name of the finished file."""
-        table = suspects(task)
-        write_parquet(Path(self.folder) / task.file, [table], SCHEMA, {"rows": table.num_rows})
+        with self.metrics.task():
+            table = suspects(task)
+            size = write_parquet(join(self.folder, task.file), [table], SCHEMA, {"rows": table.num_rows})
+        self.metrics(rows_listed=table.num_rows, bytes_written=size)
         yield task.file
 
 
 def suspects(task: SuspectsTask) -> pa.Table:
     """The rows whose verdict is suspect, of SCHEMA, the highest suspicion first; ties in row order."""
-    decisions = pq.read_table(task.decisions)
+    decisions = pq.read_table(fetched(task.decisions))
     is_suspect = pc.fill_null(pc.equal(decisions["verdict"], "suspect"), False)
     chosen = decisions.filter(is_suspect)
     order = np.lexsort((chosen["row"].to_numpy(), -chosen["suspicion"].to_numpy()))[:MOST]
@@ -76,7 +80,7 @@ def suspects(task: SuspectsTask) -> pa.Table:
 
     rows = chosen["row"].to_numpy()[order]
     by_rank: dict[int, dict[str, object]] = {}
-    starts = np.cumsum([0, *(pq.read_metadata(files[0]).num_rows for files in task.scored)])
+    starts = np.cumsum([0, *(read_footer(files[0]).num_rows for files in task.scored)])
     for number, (unit, files) in enumerate(zip(task.units, task.scored, strict=True)):
         inside = np.flatnonzero((rows >= unit.row_start) & (rows < unit.row_start + unit.rows))
         if not len(inside):

@@ -145,10 +145,14 @@ STATUSES: dict[str, str] = {
     "all_truncated": "the prompt alone fills the model, so no response token is left",
     "empty_response": "the response has no text and no tool call",
     "template_error": "the chat template refuses or garbles the conversation",
+    "control_text": "the data holds the text of a control token, and the recipe or the tokenizer refuses it",
     "nonfinite": "the model gave NaN or infinity",
     "error": "the model failed on this row alone",
 }
 """What the `status` column says; every score of a row whose status is not "ok" is null."""
+
+FAILURES = ("nonfinite", "error")
+"""Statuses that are failures of the model, of which a run bears few; all others are facts about the data."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,12 @@ import pyarrow.parquet as pq
 from connectors.examples import prompt_text, response_text
 from connectors.manifest import file_hash
 from connectors.shards import Unit, group_units, read_stats, read_unit, write_parquet
+from connectors.storage import exists, fetched, folder_of, join, remove_files
 from pipelines.decontaminate.eval_sets import EvalItem, chosen_fields, read_items, set_files
 from pipelines.decontaminate.ngrams import EvalIndex, Hit
 from pipelines.decontaminate.settings import DecontaminateSettings, EmbeddingMatch
 from pipelines.drops import DROP_SCHEMA
+from pipelines.metrics import StageMetrics
 from pipelines.progress import ProgressCounter
 from pipelines.stages import StageResult, Workspace, run_stage
 
@@ -69,24 +71,28 @@ class FindItems(beam.DoFn):
         self.settings = settings
         self.progress = ProgressCounter(counts)
         self.threads = threads
+        self.metrics = StageMetrics("decontaminate")
         self._index: EvalIndex | None = None
         self._meanings: ItemMeanings | None = None
 
     def process(self, task: SearchTask) -> Iterator[str]:
         """Yields the path of the finished file."""
         if self._index is None:
-            items = pq.read_table(Path(self.folder) / ITEMS)
+            items = pq.read_table(fetched(join(self.folder, ITEMS)))
             rows = items.select(EvalItem._fields).to_pylist()
             self._index = EvalIndex([EvalItem(**row) for row in rows], self.settings)
             if self.settings.embedding is not None:
                 self._meanings = ItemMeanings(items["embedding"], self.settings.embedding, self.threads)
-        path = Path(self.folder) / task.file
-        if not path.exists():
-            found = [self._search(self._index, unit) for unit in task.units]
-            tables = [DROP_SCHEMA.empty_table(), *(table for table, _ in found)]
-            stats = {NO_VECTOR: sum(missing for _, missing in found)} if self._meanings else {}
-            write_parquet(path, pa.concat_tables(tables), DROP_SCHEMA, stats)
-        yield str(path)
+        path = join(self.folder, task.file)
+        if not exists(path):
+            with self.metrics.task():
+                found = [self._search(self._index, unit) for unit in task.units]
+                hits = pa.concat_tables([DROP_SCHEMA.empty_table(), *(table for table, _ in found)])
+                stats = {NO_VECTOR: sum(missing for _, missing in found)} if self._meanings else {}
+                size = write_parquet(path, hits, DROP_SCHEMA, stats)
+            rows = sum(unit.rows for unit in task.units)
+            self.metrics(rows_searched=rows, rows_dropped=hits.num_rows, bytes_written=size)
+        yield path
 
     def _search(self, index: EvalIndex, unit: Unit) -> tuple[pa.Table, int]:
         """The hits of a unit, and how many of the other rows have no vector."""
@@ -238,8 +244,7 @@ def decontaminate(
         parallel=not model or model["device"] == "cpu",  # one process owns a GPU
         summarise=lambda paths: _summarise(paths[0], total, embedded=bool(model)),
     )
-    for leftover in Path(stage.folder).glob("hits-*.parquet"):
-        leftover.unlink()
+    remove_files(stage.folder, "hits-")
     return stage
 
 
@@ -261,21 +266,21 @@ def _model_identity(settings: DecontaminateSettings) -> dict[str, Any]:
 def _write_items(items: Sequence[EvalItem], settings: DecontaminateSettings, folder: str) -> None:
     vectors = _embed_items(settings.embedding, items) if settings.embedding else [None] * len(items)
     rows = [item._asdict() | {"embedding": v} for item, v in zip(items, vectors, strict=True)]
-    write_parquet(Path(folder) / ITEMS, pa.Table.from_pylist(rows, schema=_ITEM_SCHEMA), _ITEM_SCHEMA)
+    write_parquet(join(folder, ITEMS), pa.Table.from_pylist(rows, schema=_ITEM_SCHEMA), _ITEM_SCHEMA)
 
 
 def _merge(task: MergeTask, folder: str, hits: Sequence[str]) -> str:
     paths = sorted(hits)
-    tables = [DROP_SCHEMA.empty_table(), *(pq.read_table(path) for path in paths)]
+    tables = [DROP_SCHEMA.empty_table(), *(pq.read_table(fetched(path)) for path in paths)]
     missing = [stats[NO_VECTOR] for stats in map(read_stats, paths) if NO_VECTOR in stats]
     stats = {NO_VECTOR: sum(missing)} if missing else {}
-    write_parquet(Path(folder) / task.file, pa.concat_tables(tables), DROP_SCHEMA, stats)
+    write_parquet(join(folder, task.file), pa.concat_tables(tables), DROP_SCHEMA, stats)
     return task.file
 
 
 def _summarise(path: str, rows: int, *, embedded: bool) -> dict[str, Any]:
-    table = pq.read_table(path, columns=["eval_set", "eval_item", "eval_match"])
-    searched = pq.read_table(Path(path).with_name(ITEMS), columns=["eval_set", "embedding"])
+    table = pq.read_table(fetched(path), columns=["eval_set", "eval_item", "eval_match"])
+    searched = pq.read_table(fetched(join(folder_of(path), ITEMS)), columns=["eval_set", "embedding"])
     items = Counter(searched["eval_set"].to_pylist())
     without = Counter(searched.filter(pc.is_null(searched["embedding"]))["eval_set"].to_pylist())
     hits = table.to_pylist()

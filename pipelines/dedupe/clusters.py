@@ -31,11 +31,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.shards import ShardWriter
+from connectors.shards import NARROW_ROWS, ShardWriter
 from pipelines.dedupe.hashing import Int64s, UInt64s
 from pipelines.dedupe.pairs import (
     MAX_PAIRWISE_BUCKET,
     join_buckets,
+    join_piece,
     shared_buckets,
     similarities,
     star_edges,
@@ -45,9 +46,7 @@ from pipelines.dedupe.settings import DedupeSettings, KeepBy
 from pipelines.dedupe.signatures import CONTENT_KEY, SignatureFiles
 from pipelines.drops import DROP_SCHEMA
 
-SHINGLES_IN_MEMORY = (
-    8 * 2**20
-)  # hashes that a task holds at once, except for one bucket or row larger than that
+SHINGLES_IN_MEMORY = 8 * 2**20  # hashes that a task holds at once, except for one row larger than that
 KEYS_SORTED = 131_072  # at a time
 ROWS_AT_ONCE = 2**18  # whose columns are read
 NO_EDGES = np.zeros((2, 0), np.int64)
@@ -119,8 +118,8 @@ def _bucket_runs(
     left_out = np.zeros(files.end, np.bool_)
     left_out[excluded] = True
     more = max(0, (files.end >> part_bits) // KEYS_SORTED).bit_length()
-    for small in range(part << more, (part + 1) << more):
-        yield shared_buckets(*files.keys(key, small, part_bits + more), left_out)
+    for hashes, rows in files.key_runs(key, part, part_bits, more):
+        yield shared_buckets(hashes, rows, left_out)
 
 
 def _join(
@@ -132,14 +131,39 @@ def _join(
     rows, positions = np.unique(members, return_inverse=True)
     found = [NO_EDGES]
     for first, end in _blocks(rows, positions, bounds, count):
+        bucket = members[bounds[first] : bounds[end]]
+        if count is not None and end - first == 1 and len(bucket) > pairwise:
+            found += _join_pieces(bucket, sets, count, threshold)
+            continue
         some, inside = rows, positions
         if end - first < len(bounds) - 1:
-            some, inside = np.unique(members[bounds[first] : bounds[end]], return_inverse=True)
+            some, inside = np.unique(bucket, return_inverse=True)
         edges = join_buckets(
             inside, bounds[first : end + 1] - bounds[first], *sets(some), threshold, pairwise
         )
         found.append(some[edges])
     return np.hstack(found)
+
+
+def _join_pieces(
+    bucket: Int64s, sets: Sets, count: Callable[[Int64s], Int64s], threshold: float
+) -> Iterator[Int64s]:
+    """Joins the rows of one bucket through leaders, as many at once as memory allows.
+
+    Args:
+        bucket: Rows, ascending.
+        sets: Gives their sets.
+        count: Gives the sizes of these.
+        threshold: Lowest Jaccard similarity.
+    """
+    filled = np.cumsum(count(bucket)) // SHINGLES_IN_MEMORY
+    leaders = bucket[:0]
+    for piece in np.split(bucket, np.flatnonzero(np.diff(filled)) + 1):
+        some, inside = np.unique(np.concatenate([leaders, piece]), return_inverse=True)
+        held = len(leaders)
+        edges, left = join_piece(inside[held:], inside[:held], *sets(some), threshold)
+        leaders = some[left]
+        yield some[edges]
 
 
 def _blocks(
@@ -186,7 +210,7 @@ def write_duplicates(
     rows, keepers, sizes = (np.concatenate(parts) for parts in zip(_NOTHING, *blocks, strict=True))
     counts = {"exact": 0, "near": 0, "clusters": len(np.unique(keepers))}
     order = np.argsort(rows)
-    with ShardWriter(path, DROP_SCHEMA) as writer:
+    with ShardWriter(path, DROP_SCHEMA, NARROW_ROWS) as writer:
         for start in range(0, len(order), ROWS_AT_ONCE):
             part = order[start : start + ROWS_AT_ONCE]
             table = _duplicates(rows[part], keepers[part], sizes[part], files, older)
@@ -269,9 +293,10 @@ def _rank(nodes: Int64s, rule: str | KeepBy, files: SignatureFiles) -> npt.NDArr
 
 
 def _similarities(rows: Int64s, keepers: Int64s, files: SignatureFiles) -> npt.NDArray[np.float64]:
-    """True Jaccard similarity of each row to its keeper."""
+    """True Jaccard similarity of each row, ascending, to its keeper."""
     result = np.empty(len(rows))
-    for part in np.array_split(np.arange(len(rows)), len(rows) // 16_384 + 1):
+    filled = np.cumsum(2 * files.shingle_counts(rows)) // SHINGLES_IN_MEMORY  # keepers are about as long
+    for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(filled)) + 1):
         if not len(part):
             continue
         needed, ends = np.unique(np.stack([rows[part], keepers[part]]), return_inverse=True)

@@ -8,22 +8,24 @@ merged in a tree, FAN_IN files at a time.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
 
+from connectors.shards import read_array, read_stats, write_array
+from connectors.storage import exists, join
 from pipelines.dedupe.clusters import join_copies, join_near, stars, write_duplicates
 from pipelines.dedupe.hashing import Int64s
 from pipelines.dedupe.settings import DedupeSettings
 from pipelines.dedupe.signatures import FIRST_BAND, SET_KEY, SignatureFile, SignatureFiles, key_count
+from pipelines.metrics import StageMetrics
 
 ROWS_IN_TASK = 4 * 2**20  # keys that a task sorts at once: 16 bytes each, three times over
 LEFT_OUT = "left-out.npy"
 FAN_IN = 32  # files of pairs that are merged into one
+_METRICS = StageMetrics("clusters")
 
 
 @dataclass(frozen=True)
@@ -158,57 +160,52 @@ def _merges(files: Sequence[str], last: str) -> list[list[Merge]]:
 
 
 def _write_copies(task: Compare, search: Search, _: object = None) -> str:
-    path = Path(search.folder, task.file)
-    if not path.exists():
-        files, excluded = SignatureFiles(search.files), _load(Path(search.excluded))
-        _save(path, join_copies(files, task.key, task.part, search.part_bits, excluded))
+    path = join(search.folder, task.file)
+    if not exists(path):
+        files, excluded = SignatureFiles(search.files), read_array(search.excluded)
+        with _METRICS.task():
+            pairs = join_copies(files, task.key, task.part, search.part_bits, excluded)
+        _METRICS(pairs_found=pairs.shape[1], bytes_written=write_array(path, pairs))
     return task.file
 
 
 def _write_left_out(merge: Merge, search: Search, _: object = None) -> str:
     """The rows that no band is read for: those excluded, and of equal rows all but the smallest."""
-    path = Path(search.folder, merge.file)
-    if not path.exists():
+    path = join(search.folder, merge.file)
+    if not exists(path):
         copies = _stars(merge, search)[1]
-        _save(path, np.union1d(_load(Path(search.excluded)), copies))
+        write_array(path, np.union1d(read_array(search.excluded), copies))
     return merge.file
 
 
 def _write_near(task: Compare, search: Search, _: object = None) -> str:
-    path = Path(search.folder, task.file)
-    if not path.exists() and search.settings.minhash is not None:
-        files, left_out = SignatureFiles(search.files), _load(Path(search.folder, LEFT_OUT))
+    path = join(search.folder, task.file)
+    if not exists(path) and search.settings.minhash is not None:
+        files, left_out = SignatureFiles(search.files), read_array(join(search.folder, LEFT_OUT))
         threshold = search.settings.minhash.threshold
-        _save(path, join_near(files, task.key, task.part, search.part_bits, left_out, threshold))
+        with _METRICS.task():
+            pairs = join_near(files, task.key, task.part, search.part_bits, left_out, threshold)
+        _METRICS(pairs_found=pairs.shape[1], bytes_written=write_array(path, pairs))
     return task.file
 
 
 def _write_stars(merge: Merge, search: Search, _: object = None) -> str:
-    path = Path(search.folder, merge.file)
-    if not path.exists():
-        _save(path, _stars(merge, search))
+    path = join(search.folder, merge.file)
+    if not exists(path):
+        write_array(path, _stars(merge, search))
     return merge.file
 
 
 def _write_duplicates(merge: Merge, search: Search, _: object = None) -> str:
-    write_duplicates(
-        Path(search.folder, merge.file), _stars(merge, search), SignatureFiles(search.files),
-        search.settings, search.older,
-    )  # fmt: skip
+    path = join(search.folder, merge.file)
+    with _METRICS.task():
+        write_duplicates(
+            path, _stars(merge, search), SignatureFiles(search.files), search.settings, search.older
+        )
+    _METRICS(rows_dropped=read_stats(path)["rows"])
     return merge.file
 
 
 def _stars(merge: Merge, search: Search) -> Int64s:
-    pairs = (_load(Path(search.folder, name)) for name in merge.sources)
+    pairs = (read_array(join(search.folder, name)) for name in merge.sources)
     return stars(pairs, SignatureFiles(search.files).end)
-
-
-def _load(path: Path) -> Int64s:
-    return np.asarray(np.load(path, allow_pickle=False), np.int64)
-
-
-def _save(path: Path, edges: Int64s) -> None:
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, edges, allow_pickle=False)
-    temporary.replace(path)

@@ -277,6 +277,40 @@ def sort_hashes(hashes: UInt64s, shared_bits: int = 0) -> tuple[UInt64s, Int64s]
 
 
 @compiled
+def spread_hashes(
+    hashes: UInt64s, rows: Int64s, shared_bits: int, bits: int
+) -> tuple[UInt64s, Int64s, Int64s]:
+    """Hashes in 2**bits ranges, ascending, in each of them as they were.
+
+    Args:
+        hashes: Numbers, uint64, shape (n,).
+        rows: What goes with each.
+        shared_bits: How many top bits are the same in all of them.
+        bits: How many of the next bits say the range.
+
+    Returns:
+        Hashes; rows; where each range begins, and the end of the last.
+    """
+    bounds = np.zeros((1 << bits) + 1, np.int64)
+    if bits == 0:
+        bounds[1] = len(hashes)
+        return hashes, rows, bounds
+    left, shift = np.uint64(shared_bits), np.uint64(64 - bits)
+    for value in hashes:
+        bounds[((value << left) >> shift) + _ONE] += 1
+    for index in range(1 << bits):
+        bounds[index + 1] += bounds[index]
+    ends = bounds.copy()
+    result, carried = np.empty_like(hashes), np.empty_like(rows)
+    for index in range(len(hashes)):
+        place = (hashes[index] << left) >> shift
+        result[ends[place]] = hashes[index]
+        carried[ends[place]] = rows[index]
+        ends[place] += 1
+    return result, carried, bounds
+
+
+@compiled
 def _text(
     data: UInt8s, more: UInt8s, start: np.uint64, stop: np.uint64
 ) -> tuple[UInt8s, np.uint64, np.uint64]:

@@ -97,10 +97,13 @@ def _join_leaders(
     parents: Int64s,
     edges: Int64s,
     found: int,
-) -> int:
-    """Compares each row of a bucket with at most MAX_LEADERS others; returns how many edges there are now."""
-    leaders = np.empty(MAX_LEADERS, np.int64)  # the one matched last is last
-    held = 0
+    leaders: Int64s,
+    held: int,
+) -> tuple[int, int]:
+    """Compares each row of a bucket with at most MAX_LEADERS others.
+
+    `leaders` holds `held` rows, the one matched last is last. Returns how many edges and leaders there are.
+    """
     for row in bucket:
         match = held - 1
         while match >= 0 and not _alike(values, bounds, leaders[match], row, threshold):
@@ -121,7 +124,31 @@ def _join_leaders(
         for index in range(match, held - 1):  # the one unmatched for longest leaves
             leaders[index] = leaders[index + 1]
         leaders[held - 1] = leader
-    return found
+    return found, held
+
+
+@compiled
+def join_piece(
+    piece: Int64s, before: Int64s, values: UInt64s, bounds: Int64s, threshold: float
+) -> tuple[Int64s, Int64s]:
+    """Joins the rows of a piece of a bucket as `join_buckets` does with leaders.
+
+    Args:
+        piece: Rows of the bucket that follow on the pieces before, as positions in the block of sets.
+        before: What the piece before left, as positions too; empty for the first.
+        values: As for `join_buckets`.
+        bounds: As for `join_buckets`.
+        threshold: As for `join_buckets`.
+
+    Returns:
+        Pairs of positions, shape (2, m), and the leaders for the next piece.
+    """
+    leaders = np.empty(MAX_LEADERS, np.int64)
+    leaders[: len(before)] = before
+    parents = np.arange(len(bounds) - 1)
+    edges = np.empty((2, len(bounds)), np.int64)
+    found, held = _join_leaders(piece, values, bounds, threshold, parents, edges, 0, leaders, len(before))
+    return edges[:, :found].copy(), leaders[:held].copy()
 
 
 @compiled
@@ -179,13 +206,14 @@ def join_buckets(
     """
     parents = np.arange(len(bounds) - 1)
     edges = np.empty((2, len(bounds)), np.int64)
+    leaders = np.empty(MAX_LEADERS, np.int64)
     found = 0
     for index in range(len(starts) - 1):
         bucket = rows[starts[index] : starts[index + 1]]
         if len(bucket) <= pairwise:
             found = _join_pairwise(bucket, values, bounds, threshold, parents, edges, found)
         else:
-            found = _join_leaders(bucket, values, bounds, threshold, parents, edges, found)
+            found, _ = _join_leaders(bucket, values, bounds, threshold, parents, edges, found, leaders, 0)
     return edges[:, :found].copy()
 
 

@@ -8,11 +8,9 @@ semantic duplicate; it stays, and is counted.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -21,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.shards import Unit, read_stats, write_parquet
+from connectors.shards import Unit, read_array, read_stats, write_array, write_parquet
+from connectors.storage import fetched, file_name, join, remove_files
 from pipelines.dedupe.centroid_sample import sample
 from pipelines.dedupe.semantic_drops import drop_table
 from pipelines.dedupe.semantic_settings import SemanticSettings, WhichToKeep
@@ -29,11 +28,14 @@ from pipelines.dedupe.semdedup import TILE, cluster_order, max_similarity
 from pipelines.dedupe.spherical_kmeans import assign, cluster_count, load_faiss, train_centroids
 from pipelines.drops import DROP_SCHEMA, rows_left
 from pipelines.embed import EmbeddedRows, embed_rows
+from pipelines.failed_rows import check_failed_rows
+from pipelines.metrics import StageMetrics
 from pipelines.selectors.base import id_order
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.models.loading import resolve_device
 from scorers.models.scoring import one_torch_thread
 
+_SIMILARITY, _SEMANTIC = StageMetrics("similarity"), StageMetrics("semantic")
 SPREAD_ROWS = 100_000  # fewer are compared sooner than worker processes start
 PARTS = 64  # tasks that the clusters are spread over
 ASSIGNED = np.dtype([("cluster", np.int32), ("cosine", np.float32)])
@@ -73,6 +75,7 @@ def semantic_duplicates(
     units: Sequence[Unit],
     inputs: Sequence[StageResult],
     dropping: Sequence[StageResult],
+    max_failed_fraction: float = 1.0,
 ) -> tuple[StageResult, StageResult, StageResult]:
     """Finds the rows that mean what another one means, among those that were not dropped before.
 
@@ -83,15 +86,18 @@ def semantic_duplicates(
         units: All examples.
         inputs: The stages that made them.
         dropping: The stages that dropped rows.
+        max_failed_fraction: Share of rows that the model may fail on.
 
     Returns:
         The stages embed, similarity and semantic; the one file of the last lists the rows to drop.
 
     Raises:
         ValueError: If the model cannot be loaded, or FAISS is needed and missing.
+        TooManyFailedRows: If the model failed on too many rows.
     """
     _check_faiss(settings, rows_left(units, dropping))
     embedded = embed_rows(space, settings.model, units, inputs, dropping)
+    check_failed_rows(embedded, max_failed_fraction)
     similarity = compare_rows(space, settings, seed, embedded)
     return embedded, similarity, drop_rows(space, settings, seed, embedded, similarity)
 
@@ -145,37 +151,30 @@ def compare_rows(
         spread=count > 1 and total > SPREAD_ROWS,
         summarise=lambda paths: {"rows": read_stats(paths[0])["rows"], "clusters": count},
     )
-    for leftover in Path(similarity.folder).glob("part-*"):
-        leftover.unlink()
+    remove_files(similarity.folder, "part-")
     return similarity
 
 
 def _train(paths: Sequence[str], folder: str, count: int, seed: int) -> str:
     embedded = EmbeddedRows(paths)
     vectors = sample(embedded, np.arange(len(embedded)), count, seed)
-    return _save(Path(folder) / "part-centroids.npy", train_centroids(vectors, count, seed))
+    path = join(folder, "part-centroids.npy")
+    write_array(path, train_centroids(vectors, count, seed))
+    return path
 
 
 def _assign(path: str, folder: str, centroids: str) -> str:
     embedded = EmbeddedRows([path])
     vectors = embedded.vectors(np.arange(len(embedded)))
-    cluster, cosine = _on_one_thread(assign, vectors, np.load(centroids, allow_pickle=False))
-    table = np.rec.fromarrays([cluster, cosine], dtype=ASSIGNED)
-    return _save(_assigned(folder, path), table)
+    cluster, cosine = _on_one_thread(assign, vectors, read_array(centroids))
+    written = _assigned(folder, path)
+    write_array(written, np.rec.fromarrays([cluster, cosine], dtype=ASSIGNED))
+    return written
 
 
-def _assigned(folder: str, path: str) -> Path:
+def _assigned(folder: str, path: str) -> str:
     """Where the clusters of the rows of one embedding file are."""
-    return Path(folder) / f"part-assigned-{Path(path).stem}.npy"
-
-
-def _save(path: Path, array: npt.NDArray[Any]) -> str:
-    """Writes an array whole or not at all, as two workers may be given the same work."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-    temporary.replace(path)
-    return str(path)
+    return join(folder, f"part-assigned-{file_name(path).removesuffix('.arrow')}.npy")
 
 
 def _on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - as the function has it
@@ -188,16 +187,18 @@ def _compare(part: int, folder: str, paths: Sequence[str], how: Comparison, assi
     """Compares the rows of every PARTS-th cluster."""
     del assigned  # the names of files that are there by now
     embedded = EmbeddedRows(paths)
-    parts = [np.load(_assigned(folder, path), allow_pickle=False) for path in paths]
+    parts = [read_array(_assigned(folder, path)) for path in paths]
     table = np.concatenate([np.empty(0, ASSIGNED), *parts])
     clusters = np.flatnonzero(np.bincount(table["cluster"], minlength=1))
     tables = (
         _compare_cluster(embedded, table, cluster, how)
         for cluster in clusters[clusters % PARTS == part].tolist()
     )
-    path = Path(folder) / f"part-{part:04d}.parquet"
-    write_parquet(path, tables, SIMILARITY_SCHEMA)
-    return str(path)
+    path = join(folder, f"part-{part:04d}.parquet")
+    with _SIMILARITY.task():
+        size = write_parquet(path, tables, SIMILARITY_SCHEMA)
+    _SIMILARITY(bytes_written=size)
+    return path
 
 
 def _compare_cluster(
@@ -205,6 +206,7 @@ def _compare_cluster(
 ) -> pa.Table:
     """Rows of SIMILARITY_SCHEMA for one cluster, in the order in which they were compared."""
     members = np.flatnonzero(assigned["cluster"] == cluster)
+    _SIMILARITY(rows_compared=len(members), pairs_compared=len(members) * (len(members) - 1) // 2)
     ranks = id_order(embedded.ids(members), how.seed)
     members = members[cluster_order(assigned["cosine"][members], ranks, how.which_to_keep)]
     best, where = _on_one_thread(max_similarity, embedded.vectors(members), TILE, how.device)
@@ -222,8 +224,10 @@ def _compare_cluster(
 
 
 def _merge(task: OneFile, folder: str, parts: Sequence[str]) -> str:
-    table = pa.concat_tables([SIMILARITY_SCHEMA.empty_table(), *(pq.read_table(path) for path in parts)])
-    write_parquet(Path(folder) / task.file, table.sort_by("row"), SIMILARITY_SCHEMA)
+    table = pa.concat_tables(
+        [SIMILARITY_SCHEMA.empty_table(), *(pq.read_table(fetched(path)) for path in parts)]
+    )
+    write_parquet(join(folder, task.file), table.sort_by("row"), SIMILARITY_SCHEMA)
     return task.file
 
 
@@ -256,6 +260,8 @@ def drop_rows(
 def _write_drops(
     task: OneFile, folder: str, similarity: str, paths: Sequence[str], settings: SemanticSettings, seed: int
 ) -> str:
-    table, stats = drop_table(pq.read_table(similarity), EmbeddedRows(paths), settings, seed)
-    write_parquet(Path(folder) / task.file, table, DROP_SCHEMA, stats)
+    with _SEMANTIC.task():
+        table, stats = drop_table(pq.read_table(fetched(similarity)), EmbeddedRows(paths), settings, seed)
+        size = write_parquet(join(folder, task.file), table, DROP_SCHEMA, stats)
+    _SEMANTIC(rows_dropped=table.num_rows, bytes_written=size)
     return task.file

@@ -11,6 +11,7 @@ Key 0 is the content hash, key 1 the set of shingles as a whole, the others are 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.examples import response_text
-from pipelines.dedupe.hashing import Int64s, UInt64s, sort_hashes
+from connectors.storage import fetched
+from pipelines.dedupe.hashing import Int64s, UInt64s, sort_hashes, spread_hashes
 from pipelines.dedupe.minhash import band_shape, hash_bands, hash_sets, signatures
 from pipelines.dedupe.pairs import gather_sets
 from pipelines.dedupe.settings import DedupeSettings
@@ -30,7 +32,7 @@ from pipelines.dedupe.shingles import hash_shingles, one_chunk
 
 CONTENT_KEY, SET_KEY, FIRST_BAND = 0, 1, 2
 SIGNED_COLUMNS = ["id", "source", "messages", "content_hash", "extra"]
-MAPPED_FILES = 512  # signature files a process keeps mapped
+MAPPED_FILES = 8192  # signature files a process keeps mapped; each takes 85 kB of memory
 
 
 def key_count(settings: DedupeSettings) -> int:
@@ -126,7 +128,7 @@ class SignatureFile:
 
 @lru_cache(maxsize=MAPPED_FILES)
 def _mapped(path: str) -> pa.Table:
-    with pa.memory_map(path) as source:
+    with pa.memory_map(fetched(path)) as source:
         return pa.ipc.open_file(source).read_all()
 
 
@@ -158,12 +160,24 @@ class SignatureFiles:
         """One more than the last row number."""
         return self.files[-1].first + self.files[-1].rows if self.files else 0
 
-    def keys(self, number: int, part: int, part_bits: int) -> tuple[UInt64s, Int64s]:
-        """One key of all rows whose hash begins with the `part_bits` bits of `part`.
+    def key_runs(
+        self, number: int, part: int, part_bits: int, more_bits: int
+    ) -> Iterator[tuple[UInt64s, Int64s]]:
+        """One key of all rows whose hash begins with the `part_bits` bits of `part`, in 2**more_bits runs.
 
-        Returns:
-            Hashes ascending, and the row of each, ascending within one hash.
+        Every file is opened once.
+
+        Yields:
+            Hashes ascending, those of a run above those of the runs before, and the row of each, ascending
+            within one hash.
         """
+        hashes, rows, bounds = spread_hashes(*self._slices(number, part, part_bits), part_bits, more_bits)
+        for start, stop in itertools.pairwise(bounds.tolist()):
+            ordered, order = sort_hashes(hashes[start:stop], part_bits + more_bits)
+            yield ordered, rows[start:stop][order]
+
+    def _slices(self, number: int, part: int, part_bits: int) -> tuple[UInt64s, Int64s]:
+        """The hashes of a range, and their rows, file after file."""
         hashes, rows = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
         low, high = part << (64 - part_bits), ((part + 1) << (64 - part_bits)) - 1
         for file in self.files:
@@ -172,8 +186,7 @@ class SignatureFiles:
             stop = column.searchsorted(np.uint64(high), "right")
             hashes.append(column[start:stop])
             rows.append(positions[start:stop].astype(np.int64) + file.first)
-        ordered, order = sort_hashes(np.concatenate(hashes), part_bits)
-        return ordered, np.concatenate(rows)[order]
+        return np.concatenate(hashes), np.concatenate(rows)
 
     def rows(self, rows: Int64s, columns: Sequence[str]) -> pa.Table:
         """The named columns of some rows, ascending, at least one."""

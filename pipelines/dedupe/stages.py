@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -20,8 +19,10 @@ from connectors.shards import (
     plan_units,
     read_stats,
     read_unit,
+    write_array,
     write_arrow,
 )
+from connectors.storage import fetched, join, remove_files, resolved
 from pipelines.dedupe.find_duplicates import FindDuplicates, Search
 from pipelines.dedupe.hashing import Int64s
 from pipelines.dedupe.settings import DedupeSettings
@@ -31,10 +32,14 @@ from pipelines.dedupe.signatures import (
     row_count,
     signature_table,
 )
+from pipelines.metrics import StageMetrics
 from pipelines.progress import ProgressCounter
 from pipelines.stages import WORK, StageResult, Workspace, load_stage, run_stage
 
-ROWS_IN_FILE = 16_384  # of a signature file
+ROWS_IN_FILE = 16_384  # of a signature file; more where there would be more files than FILES
+BYTES_IN_FILE = 256 * 2**20  # of the examples of one
+FILES = 480  # a task that compares reads a part of each
+MOST_ROWS_IN_FILE = 131_072  # what a worker holds, about half a gigabyte of rows of usual length
 DUPLICATES = "duplicates.parquet"
 SPREAD_ROWS = 200_000  # fewer are compared sooner than worker processes start
 
@@ -72,17 +77,21 @@ class Older:
 class WriteSignatures(beam.DoFn):
     """Writes the hashes of consecutive units that duplicates are found by."""
 
-    def __init__(self, folder: str, settings: DedupeSettings, counts: str) -> None:
+    def __init__(self, folder: str, settings: DedupeSettings, stage: str, counts: str) -> None:
         self.folder = folder
         self.settings = settings
         self.progress = ProgressCounter(counts)
+        self.metrics = StageMetrics(stage)
 
     def process(self, task: SignatureTask) -> Iterator[str]:
         """Yields the name of the finished file."""
-        table = pa.concat_tables([read_unit(unit, SIGNED_COLUMNS) for unit in task.units]).combine_chunks()
-        signed = signature_table(table, self.settings, task.units[0].row_start)
-        write_arrow(Path(self.folder) / task.file, signed)
+        with self.metrics.task():
+            tables = [read_unit(unit, SIGNED_COLUMNS) for unit in task.units]
+            table = pa.concat_tables(tables).combine_chunks()
+            signed = signature_table(table, self.settings, task.units[0].row_start)
+            size = write_arrow(join(self.folder, task.file), signed)
         self.progress(rows=table.num_rows)
+        self.metrics(rows_signed=table.num_rows, bytes_written=size)
         yield task.file
 
 
@@ -106,10 +115,13 @@ def sign(
     """
     signed = signed_settings(settings)
     total = sum(unit.rows for unit in units)
-    groups = [group for group in group_units(units, ROWS_IN_FILE) if group]
+    rows = min(max(ROWS_IN_FILE, -(-total // FILES)), MOST_ROWS_IN_FILE)
+    groups = [group for group in group_units(units, rows, BYTES_IN_FILE) if group]
 
     def build(collection: beam.PCollection, folder: str) -> None:
-        _ = collection | "sign rows" >> beam.ParDo(WriteSignatures(folder, settings, space.counts(name)))
+        _ = collection | "sign rows" >> beam.ParDo(
+            WriteSignatures(folder, settings, name, space.counts(name))
+        )
 
     return run_stage(
         space,
@@ -172,8 +184,7 @@ def dedupe(
         spread=total > SPREAD_ROWS,
         summarise=lambda paths: _summarise(paths[0], total),
     )
-    for leftover in Path(clusters.folder).glob("*.npy"):  # pairs that a finished table has used up
-        leftover.unlink()
+    remove_files(clusters.folder, ending=".npy")  # pairs that a finished table has used up
     return signatures, clusters
 
 
@@ -194,7 +205,9 @@ def _search(
     files: list[SignatureFile] = []
     starts: list[tuple[int, str]] = []
     end = 0
-    excluded = [pq.read_table(path, columns=["row"])["row"].to_numpy() for s in left_out for path in s.paths]
+    excluded = [
+        pq.read_table(fetched(path), columns=["row"])["row"].to_numpy() for s in left_out for path in s.paths
+    ]
     for stage, dropped, name in [(signatures, None, ""), *((o.stage, o.dropped, o.out) for o in older)]:
         if dropped is not None:
             starts.append((end, name))
@@ -203,9 +216,9 @@ def _search(
             files.append(SignatureFile(path, end, row_count(path)))
             end += files[-1].rows
     rows = np.unique(np.concatenate([np.zeros(0, np.int64), *excluded]))
-    left_out_file = Path(folder) / "excluded.npy"
-    np.save(left_out_file, rows, allow_pickle=False)
-    return Search(tuple(files), tuple(starts), str(left_out_file), settings, folder, DUPLICATES)
+    left_out_file = join(folder, "excluded.npy")
+    write_array(left_out_file, rows)
+    return Search(tuple(files), tuple(starts), left_out_file, settings, folder, DUPLICATES)
 
 
 def _older_signatures(space: Workspace, settings: DedupeSettings, index: int, out: str) -> Older:
@@ -214,30 +227,29 @@ def _older_signatures(space: Workspace, settings: DedupeSettings, index: int, ou
     Raises:
         ValueError: If the folder holds no finished run, or is the one this run writes to.
     """
-    folder = Path(out)
-    manifest = read_manifest(folder)
-    if folder.resolve() == space.out:
+    manifest = read_manifest(out)
+    if resolved(out) == str(space.out):
         raise ValueError(
             f"dedupe.against: {out} is the output of this very run; give this run another output"
         )
-    stored = _stored(folder, manifest, settings)
+    stored = _stored(out, manifest, settings)
     if stored is not None:
         signatures, decisions = stored
-        table = pq.read_table(decisions.paths[0], columns=["row", "keep"])
+        table = pq.read_table(fetched(decisions.paths[0]), columns=["row", "keep"])
         kept = table.filter(table["keep"])["row"].to_numpy()
         return Older(out, signatures, np.setdiff1d(np.arange(signatures.stats["rows"]), kept))
     space.progress.say(f"{out}: hashed again, its stored signatures are gone or of other settings")
-    units = plan_units([str(path) for path in parquet_files(folder / "train")])
-    stage = sign(space, f"older-{index}", settings, units, [], file_hash(str(folder / MANIFEST)))
+    units = plan_units(parquet_files(join(out, "train")))
+    stage = sign(space, f"older-{index}", settings, units, [], file_hash(join(out, MANIFEST)))
     return Older(out, stage, np.zeros(0, np.int64))
 
 
 def _stored(
-    folder: Path, manifest: dict[str, Any], settings: DedupeSettings
+    out: str, manifest: dict[str, Any], settings: DedupeSettings
 ) -> tuple[StageResult, StageResult] | None:
     stages = []
     for name in ("signatures", "select"):
-        stage = load_stage(folder / WORK / f"{name}-{manifest['stages'][name]['key']}")
+        stage = load_stage(join(out, WORK, f"{name}-{manifest['stages'][name]['key']}"))
         if stage is None:
             return None
         stages.append(stage)

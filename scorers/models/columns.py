@@ -36,6 +36,7 @@ def scores_schema(
         ("prompt_tokens", pa.int32()),
         ("response_tokens", pa.int32()),
         ("truncated", pa.bool_()),
+        ("control_text", pa.bool_()),
         *((column.name, pa.float64()) for column in columns_of(scorers)),
     ]
     if store_tokens or store_outputs:
@@ -111,6 +112,7 @@ def scores_batch(
         "prompt_tokens": _where(is_rendered, [row.prompt_tokens for row in rows]),
         "response_tokens": _where(is_rendered, [row.response_tokens for row in rows]),
         "truncated": [row.truncated for row in rows],
+        "control_text": [row.control_text for row in rows],
         "input_ids": [None if own is None else own.ids for own in sequences],
         "response_at": [None if own is None else own.targets for own in sequences],
         **columns,

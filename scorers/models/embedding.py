@@ -9,7 +9,8 @@
   tokens of the plain text. [ours: no template, every token weighs the same]
 
 All vectors are scaled to length one, so that their inner product is the cosine similarity. A text without a
-single known token, or whose vector is not finite, is not embedded: it has no vector, never a made-up one.
+single known token, or whose vector is not finite, is not embedded: it has no vector, never a made-up one. A
+call that fails is tried again in halves, down to single texts; one that fails alone has no vector either.
 
 On CPU every forward call runs on one torch thread, several side by side, and a batch is packed for itself:
 the same texts in one call give the same bytes for any number of threads.
@@ -33,11 +34,13 @@ from scipy.sparse import csr_array
 
 from scorers.models import loading
 from scorers.models.batching import pack
-from scorers.models.scoring import one_torch_thread
+from scorers.models.forward import ROW_ERRORS, is_lost
+from scorers.models.scoring import ENOUGH_FAILURES, error_text, one_torch_thread
 from scorers.models.settings import EmbeddingSettings
 
 Kind = Literal["static", "sentence_transformers", "causal"]
 Floats = npt.NDArray[np.float32]
+NOT_FINITE = "nonfinite: NaN or infinity in the vector"
 
 
 class Embedded(NamedTuple):
@@ -47,11 +50,13 @@ class Embedded(NamedTuple):
         vectors: float32, shape (n, dimensions), each of length one; zeros where there is none.
         embedded: bool, (n,): whether the text has a vector.
         truncated: bool, (n,): whether tokens were cut off.
+        failures: Why the model has no vector for a text that has tokens, by the text's place.
     """
 
     vectors: Floats
     embedded: npt.NDArray[np.bool_]
     truncated: npt.NDArray[np.bool_]
+    failures: dict[int, str]
 
 
 class _Model(Protocol):
@@ -61,8 +66,10 @@ class _Model(Protocol):
         """The ids of each text, cut to the limit, and whether something was cut off."""
         ...
 
-    def vectors(self, rows: Sequence[npt.NDArray[np.int64]], threads: int) -> Floats:
-        """A vector of any length for each row of at least one id."""
+    def vectors(
+        self, rows: Sequence[npt.NDArray[np.int64]], threads: int
+    ) -> tuple[Floats, dict[int, Exception]]:
+        """A vector of any length for each row of at least one id; what the model raised for single rows."""
         ...
 
 
@@ -89,13 +96,16 @@ class Embedder:
         # Encoders put a token before and after nothing; that is no text to have a vector.
         known = [index for index, ids in enumerate(rows) if len(ids) and texts[index].strip()]
         vectors = np.zeros((len(texts), self.dimensions), np.float32)
+        errors: dict[int, Exception] = {}
         if known:
-            vectors[known] = self.model.vectors([rows[index] for index in known], threads)
+            vectors[known], errors = self.model.vectors([rows[index] for index in known], threads)
         length = np.linalg.norm(vectors.astype(np.float64), axis=1)
         embedded = np.isfinite(length) & (length > 0)
+        failures = {int(index): NOT_FINITE for index in np.flatnonzero(~np.isfinite(length))}
+        failures |= {known[at]: f"error: {error_text(error)}" for at, error in errors.items()}
         vectors[~embedded] = 0
         vectors[embedded] = (vectors[embedded] / length[embedded, None]).astype(np.float32)
-        return Embedded(vectors, embedded, truncated)
+        return Embedded(vectors, embedded, truncated, failures)
 
 
 _LOADED: weakref.WeakValueDictionary[EmbeddingSettings, Embedder] = weakref.WeakValueDictionary()
@@ -184,15 +194,17 @@ class _Static:
         cut = np.array([len(ids) > self._limit for ids in rows], np.bool_)
         return [ids[: self._limit] for ids in rows], cut
 
-    def vectors(self, rows: Sequence[npt.NDArray[np.int64]], threads: int) -> Floats:
-        del threads  # a look-up in a table is bound by memory
+    def vectors(
+        self, rows: Sequence[npt.NDArray[np.int64]], threads: int
+    ) -> tuple[Floats, dict[int, Exception]]:
+        del threads  # a look-up in a table is bound by memory, and fails on no row
         counts = np.array([len(ids) for ids in rows])
         # As a sparse matrix of texts by tokens, whose product with the table sums the vectors of each text.
         texts = csr_array(
             (np.ones(counts.sum(), np.float32), np.concatenate(rows), np.r_[0, np.cumsum(counts)]),
             shape=(len(rows), len(self._table)),
         )
-        return np.asarray(texts @ self._table / counts[:, None], np.float32)
+        return np.asarray(texts @ self._table / counts[:, None], np.float32), {}
 
 
 class _Transformer:
@@ -225,17 +237,45 @@ class _Transformer:
                 whole[index] = ids
         return [np.asarray(ids, np.int64) for ids in whole], cut
 
-    def vectors(self, rows: Sequence[npt.NDArray[np.int64]], threads: int) -> Floats:
-        result = np.empty((len(rows), self.dimensions), np.float32)
+    def vectors(
+        self, rows: Sequence[npt.NDArray[np.int64]], threads: int
+    ) -> tuple[Floats, dict[int, Exception]]:
+        result = np.full((len(rows), self.dimensions), np.nan, np.float32)
+        failures: dict[int, Exception] = {}
         batches = pack([len(ids) for ids in rows], self._batch_tokens)
+
+        def forward(batch: Sequence[int]) -> list[Floats | Exception]:
+            return self._forward_or_fail([rows[at] for at in batch])
+
         if self._device.type == "cpu":
             with ThreadPoolExecutor(max(1, threads), initializer=one_torch_thread) as pool:
-                found = list(pool.map(lambda batch: self._forward([rows[at] for at in batch]), batches))
+                found = list(pool.map(forward, batches))
         else:
-            found = [self._forward([rows[at] for at in batch]) for batch in batches]
+            found = [forward(batch) for batch in batches]
         for batch, vectors in zip(batches, found, strict=True):
-            result[batch] = vectors
-        return result
+            for at, vector in zip(batch, vectors, strict=True):
+                if isinstance(vector, Exception):
+                    failures[at] = vector
+                else:
+                    result[at] = vector
+        if len(failures) == len(rows) >= ENOUGH_FAILURES:
+            raise next(iter(failures.values()))  # the model is broken, not the texts
+        return result, failures
+
+    def _forward_or_fail(self, rows: Sequence[npt.NDArray[np.int64]]) -> list[Floats | Exception]:
+        """A vector for each row, or what the model raised for it alone; a failed call is tried in halves."""
+        try:
+            return list(self._forward(rows))
+        except ROW_ERRORS as error:
+            if is_lost(error):
+                raise
+            if len(rows) == 1:
+                return [error]
+        # Outside the except block, so that the traceback no longer holds the tensors of the failed call.
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(rows) // 2
+        return [*self._forward_or_fail(rows[:half]), *self._forward_or_fail(rows[half:])]
 
     @torch.inference_mode()
     def _forward(self, rows: Sequence[npt.NDArray[np.int64]]) -> Floats:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
 from connectors.examples import prompt_text, response_text
-from scorers.models.embedding import Embedder, load_embedder
+from scorers.models.embedding import Embedded, Embedder, load_embedder
 from scorers.models.handler import METRICS_NAMESPACE, ScoredBatch, ScoringBatch
-from scorers.models.scoring import OnRows
+from scorers.models.scoring import MESSAGES_PER_BATCH, OnRows, Stats
 from scorers.models.settings import EmbeddingSettings
 
 
@@ -28,7 +29,9 @@ def embedding_schema(dimensions: int) -> pa.Schema:
     )
 
 
-def embed_examples(embedder: Embedder, examples: pa.RecordBatch, threads: int = 1) -> pa.RecordBatch:
+def embed_examples(
+    embedder: Embedder, examples: pa.RecordBatch, threads: int = 1
+) -> tuple[pa.RecordBatch, Stats]:
     """Embeds the text of examples that the embedder's settings name.
 
     Args:
@@ -37,7 +40,9 @@ def embed_examples(embedder: Embedder, examples: pa.RecordBatch, threads: int = 
         threads: Forward calls that run side by side on CPU.
 
     Returns:
-        Columns of `embedding_schema`, one row for each example.
+        (columns of `embedding_schema`, one row for each example; stats). Stats are in rows: embedded,
+        not_embedded, truncated, failed (of those not embedded), and of failed ones "message/<why>", with
+        the id of one such row under "example/<why>".
     """
     conversations = examples.column("messages").to_pylist()
     scope = {"prompt": prompt_text, "response": response_text}.get(embedder.settings.scope)
@@ -48,13 +53,26 @@ def embed_examples(embedder: Embedder, examples: pa.RecordBatch, threads: int = 
     values = pa.array(found.vectors.ravel(), pa.float32())
     vectors = pa.FixedSizeListArray.from_arrays(values, embedder.dimensions, mask=pa.array(~found.embedded))
     columns = [examples.column("id"), vectors, pa.array(found.truncated)]
-    return pa.RecordBatch.from_arrays(columns, schema=embedding_schema(embedder.dimensions))
+    rows = pa.RecordBatch.from_arrays(columns, schema=embedding_schema(embedder.dimensions))
+    return rows, _stats(found, examples.column("id"))
+
+
+def _stats(found: Embedded, ids: pa.Array) -> Stats:
+    embedded = int(np.count_nonzero(found.embedded))
+    stats: Stats = {
+        "embedded": embedded,
+        "not_embedded": len(ids) - embedded,
+        "truncated": int(np.count_nonzero(found.truncated)),
+        "failed": len(found.failures),
+    }
+    first = {why: at for at, why in sorted(found.failures.items(), reverse=True)}
+    for why, count in Counter(found.failures.values()).most_common(MESSAGES_PER_BATCH):
+        stats |= {f"message/{why}": count, f"example/{why}": ids[first[why]].as_py()}
+    return stats
 
 
 class EmbeddingHandler(ModelHandler[ScoringBatch, ScoredBatch, Embedder]):
     """Embeds batches; an element is a whole Arrow batch, as in scorers/models/handler.py.
-
-    Beam metrics, in namespace "scorers": rows_embedded, rows_not_embedded, rows_truncated.
 
     Args:
         settings: The model.
@@ -78,15 +96,9 @@ class EmbeddingHandler(ModelHandler[ScoringBatch, ScoredBatch, Embedder]):
         self, batch: ScoringBatch, model: Embedder, inference_args: dict[str, Any] | None = None
     ) -> Iterator[ScoredBatch]:
         """Embeds one batch; yields one result."""
-        rows = embed_examples(model, batch.examples, self._threads)
-        missing = rows.column("embedding").null_count
-        stats = {
-            "embedded": rows.num_rows - missing,
-            "not_embedded": missing,
-            "truncated": int(np.count_nonzero(rows.column("truncated"))),
-        }
-        for name, value in stats.items():
-            Metrics.counter(METRICS_NAMESPACE, f"rows_{name}").inc(value)
+        started = time.perf_counter()
+        rows, stats = embed_examples(model, batch.examples, self._threads)
+        stats["seconds"] = time.perf_counter() - started
         if self._on_rows is not None:
             self._on_rows(rows.num_rows, 0)
         yield ScoredBatch(batch.unit, rows, stats)

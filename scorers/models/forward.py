@@ -20,12 +20,16 @@ from scorers.models.layout import Layout, attention_mask, lay_out
 from scorers.models.outputs import Logits, reduce_logits
 from scorers.models.tokenising import TokenSequence
 
+# What a row can make a model raise: its code is not ours. Anything else, such as a TypeError, is a fault of
+# the program, whatever the row.
+ROW_ERRORS = (RuntimeError, ValueError, LookupError, ArithmeticError, AssertionError, MemoryError)
+
 
 @dataclass(frozen=True, slots=True)
 class RowFailure:
     """A row on which the model failed even alone."""
 
-    error: RuntimeError
+    error: Exception
 
 
 RowOutputs = dict[Output, npt.NDArray[np.float32]]
@@ -259,8 +263,8 @@ def forward_or_fail(
 ) -> list[RowOutputs | RowFailure]:
     """As `forward`, but a batch that fails is tried again in parts before any row is called failed.
 
-    Out of memory halves the batch, and what it could not hold is remembered; any other RuntimeError sends the
-    rows one by one. Errors that no single row can cause, other exceptions among them, are raised.
+    A batch that fails is halved, and each half again, down to single rows; a size that ran out of memory is
+    remembered. Errors that no single row can cause (see ROW_ERRORS; a lost device) are raised.
     """
     size = limit.rows(rows, wanted)
     if size < len(rows):
@@ -271,8 +275,8 @@ def forward_or_fail(
         ]
     try:
         return list(_without_leaks(model, rows, forward(model, rows, wanted), wanted))
-    except RuntimeError as error:
-        if "CUDA error" in str(error):  # the device is lost: every later call would fail too
+    except ROW_ERRORS as error:
+        if is_lost(error):
             raise
         is_memory = isinstance(error, torch.OutOfMemoryError)
         if is_memory:
@@ -283,4 +287,11 @@ def forward_or_fail(
     if is_memory:
         torch.cuda.empty_cache()
         return forward_or_fail(model, rows, wanted, limit)
-    return [result for row in rows for result in forward_or_fail(model, [row], wanted, limit)]
+    half = len(rows) // 2
+    halves = (rows[:half], rows[half:])
+    return [result for part in halves for result in forward_or_fail(model, part, wanted, limit)]
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether the device is lost, so that every later call would fail too."""
+    return "CUDA error" in str(error)

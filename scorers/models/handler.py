@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
 from scorers.base import Output
@@ -21,7 +20,6 @@ from scorers.models.scoring import OnRows, Stats, score_examples
 from scorers.models.settings import ModelSettings
 
 METRICS_NAMESPACE = "scorers"
-_COUNTED = ("rows", "tokens", "response_tokens", "micro_batches", "memory_retries")
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,7 @@ class ScoredBatch:
 class CausalLMHandler(ModelHandler[ScoringBatch, ScoredBatch, LoadedModel]):
     """Scores batches with a causal language model.
 
-    Beam metrics, in namespace "scorers": rows, tokens, response_tokens, padding_tokens, micro_batches,
-    memory_retries, milliseconds (of scoring), and rows_<status> for every status met.
+    What it took travels with the scores, as `ScoredBatch.stats`.
 
     Args:
         settings: The model.
@@ -108,7 +105,6 @@ class CausalLMHandler(ModelHandler[ScoringBatch, ScoredBatch, LoadedModel]):
             threads=self._threads,
             on_rows=self._on_rows,
         )
-        _count(stats)
         yield ScoredBatch(batch.unit, scores, stats)
 
     def should_skip_batching(self) -> bool:
@@ -122,17 +118,6 @@ class CausalLMHandler(ModelHandler[ScoringBatch, ScoredBatch, LoadedModel]):
     def get_metrics_namespace(self) -> str:
         """Where Beam puts its own metrics of this handler."""
         return METRICS_NAMESPACE
-
-
-def _count(stats: Stats) -> None:
-    counts = {name: int(stats[name]) for name in _COUNTED}
-    counts["padding_tokens"] = int(stats["padded_tokens"] - stats["tokens"])
-    counts["milliseconds"] = round(1000 * stats["seconds"])
-    for name, value in stats.items():
-        if name.startswith("status/") and value:
-            counts[f"rows_{name.removeprefix('status/')}"] = int(value)
-    for name, value in counts.items():
-        Metrics.counter(METRICS_NAMESPACE, name).inc(value)
 
 
 def _scoring_batch_from_ipc(unit: str, data: bytes) -> ScoringBatch:

@@ -108,8 +108,8 @@ def fingerprint(settings: ModelSettings) -> dict[str, str | int | None]:
 
     Returns:
         name; revision (the hub's commit) or weights_hash (of a folder's safetensors files); dtype and
-        device as resolved here; max_tokens and on_overflow; template ("tokenizer", "plain" or a path),
-        template_hash, tokenizer_hash and config_hash. Hashes are SHA-256.
+        device as resolved here; max_tokens, on_overflow and on_control_tokens; template ("tokenizer",
+        "plain" or a path), template_hash, tokenizer_hash and config_hash. Hashes are SHA-256.
 
     Raises:
         ValueError: If the folder or hub id cannot be read.
@@ -127,6 +127,7 @@ def fingerprint(settings: ModelSettings) -> dict[str, str | int | None]:
         "device": device,
         "max_tokens": settings.max_tokens,
         "on_overflow": settings.on_overflow,
+        "on_control_tokens": settings.on_control_tokens,
         "loss_on": settings.loss_on,
         "score_end": settings.score_end,
         "template": template,
@@ -176,6 +177,7 @@ def _load(settings: ModelSettings) -> LoadedModel:
         vocabulary=vocabulary,
         loss_on=settings.loss_on,
         score_end=settings.score_end,
+        on_control_tokens=settings.on_control_tokens,
     )
     check_template(renderer)
     network = _take_apart(model, device, vocabulary)

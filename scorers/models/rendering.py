@@ -20,16 +20,17 @@ opens the conversation. BOS and EOS only where the tokenizer has them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
-
 from connectors.examples import Message, response_text
+from scorers.models.control_tokens import ControlTextError, ControlTokens, Masked, control_tokens
+from scorers.models.template_process import render_texts
 
 PLAIN_LAYOUT_VERSION = "plain-2"  # part of the fingerprint: a change of the layout changes scores
 _PLAIN_HEADER = "### Assistant:\n"
@@ -61,10 +62,14 @@ class RenderedText:
     Attributes:
         pieces: In turn context and response; together the whole text.
         headers: The part of each context that opens the response after it, "" where there is none.
+        control_text: Whether the data holds text that the tokenizer takes for a control token.
+        masked: What stands behind the marks in the pieces; None where nothing was put behind marks.
     """
 
     pieces: tuple[str, ...]
     headers: tuple[str, ...]
+    control_text: bool = False
+    masked: Masked | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ class Renderer:
         vocabulary: Rows of the model's embedding table; no id may reach it.
         loss_on: Which assistant turns are responses: the "last", or "all".
         score_end: Whether the end-of-turn token of a response, and what follows it, counts for its scores.
+        on_control_tokens: What happens to text of control tokens in the data: "escape", "refuse" or "flag";
+            see `ModelSettings`.
     """
 
     tokenizer: Any
@@ -88,6 +95,16 @@ class Renderer:
     vocabulary: int
     loss_on: Literal["last", "all"] = "last"
     score_end: bool = True
+    on_control_tokens: Literal["escape", "refuse", "flag"] = "escape"
+
+    @cached_property
+    def control(self) -> ControlTokens:
+        """The tokens that only the template may write."""
+        prompt = ""
+        if self.template != "plain":
+            with contextlib.suppress(TemplateError):  # a template that knows no plain conversation
+                prompt = _apply(self, _PROBES[0], None, [(1, True)])[0]
+        return control_tokens(self.tokenizer, prompt)
 
     @cached_property
     def special_ids(self) -> list[int]:
@@ -187,21 +204,53 @@ def render(
 
     Raises:
         TemplateError: If the template refuses it, or has no border between context and response.
+        ControlTextError: If it holds the text of a control token and such rows are refused.
     """
+    try:
+        return _render(renderer, messages, tools, with_headers)
+    except RecursionError as error:  # JSON inside a tool call, which is text until now
+        raise TemplateError("a tool call or tool definition is nested too deeply") from error
+
+
+def _render(
+    renderer: Renderer, messages: list[Message], tools: str | None, with_headers: bool
+) -> RenderedText:
+    turns: list[Any] = list(messages)
+    definitions: Any = tools
+    if renderer.template != "plain":
+        turns, definitions = [_for_template(turn) for turn in messages], _tool_definitions(tools)
+    control_text = renderer.control.are_in([[_data(turn) for turn in turns], definitions])
+    if control_text and renderer.on_control_tokens == "refuse":
+        raise ControlTextError("the row holds the text of a control token")
+    masked = Masked() if control_text and renderer.on_control_tokens == "escape" else None
+    if masked is not None:
+        turns = [{"role": turn["role"], **renderer.control.mask(_data(turn), masked)} for turn in turns]
+        definitions = renderer.control.mask(definitions, masked)
     if renderer.template == "plain":
-        text = _render_plain(renderer, messages, tools)
+        text = _render_plain(renderer, turns, definitions)
     else:
-        turns = [_for_template(turn) for turn in messages]
-        text = _render_template(renderer, turns, _tool_definitions(tools), with_headers)
+        text = _render_template(renderer, turns, definitions, with_headers)
+    _check_text(renderer, messages, text, masked or Masked())
+    return replace(text, control_text=control_text, masked=masked)
+
+
+def _data(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a turn comes from the row: all but the role."""
+    return {key: value for key, value in turn.items() if key != "role"}
+
+
+def _check_text(renderer: Renderer, messages: list[Message], text: RenderedText, masked: Masked) -> None:
+    """Raises TemplateError if a tool call is left out, or the text cannot be stored."""
     for at, piece in zip(_responses(renderer, messages), text.pieces[1::2], strict=True):
         for call in messages[at]["tool_calls"] or []:
-            if call["function"]["name"] not in piece:
+            if call["function"]["name"] not in masked.restore(piece):
                 raise TemplateError(f"the template leaves out the call of tool {call['function']['name']!r}")
+    if masked.texts and any(masked.restore(header) != header for header in text.headers):
+        raise TemplateError("the template writes the data of a row into the header of its answer")
     try:
         "".join(text.pieces).encode("utf-8")
     except UnicodeEncodeError as error:  # lone surrogates can hide in the JSON of a tool call
         raise TemplateError("the rendered text is not valid Unicode") from error
-    return text
 
 
 def _responses(renderer: Renderer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -227,13 +276,18 @@ def _render_plain(renderer: Renderer, messages: list[Message], tools: str | None
 def _render_template(
     renderer: Renderer, messages: list[dict[str, Any]], tools: list[Any] | None, with_headers: bool
 ) -> RenderedText:
-    full = _apply(renderer, messages, tools, header=False)
+    responses, count = _responses(renderer, messages), len(messages)
+    if responses[0] == 0:
+        raise TemplateError("nothing comes before the response")
+    wanted = [(count, False)]
+    for at in responses:
+        wanted += [(at, True), (at + 1, False), *([(at, False)] if with_headers else [])]
+    wanted = list(dict.fromkeys(wanted))
+    texts = dict(zip(wanted, _apply(renderer, messages, tools, wanted), strict=True))
+    full = texts[count, False]
     pieces, headers, done = [], [], 0
-    for at in _responses(renderer, messages):
-        prompt = _apply(renderer, messages[:at], tools, header=True)
-        answered = (
-            full if at == len(messages) - 1 else _apply(renderer, messages[: at + 1], tools, header=False)
-        )
+    for at in responses:
+        prompt, answered = texts[at, True], texts[at + 1, False]
         if not answered.startswith(prompt) or len(prompt) < done:
             raise TemplateError(
                 f"the template renders the prompt otherwise once the response follows it; {_WAY_OUT}"
@@ -245,19 +299,21 @@ def _render_template(
             )
         pieces += [prompt[done:], answered[len(prompt) :]]
         done = len(answered)
-        headers.append(_header(renderer, messages[:at], tools, prompt) if with_headers else "")
+        headers.append(_header(renderer, texts[at, False], prompt) if with_headers else "")
     return RenderedText(tuple(pieces), tuple(headers))
 
 
-def _header(renderer: Renderer, messages: list[dict[str, Any]], tools: list[Any] | None, prompt: str) -> str:
+def _header(renderer: Renderer, bare: str, prompt: str) -> str:
     """What add_generation_prompt adds; some templates end the text instead when it is not given."""
-    bare = _apply(renderer, messages, tools, header=False)
     if not prompt.startswith(bare):
         bare = bare.removesuffix(renderer.tokenizer.eos_token or "")
     return prompt[len(bare) :] if prompt.startswith(bare) else ""
 
 
-def _apply(renderer: Renderer, messages: list[dict[str, Any]], tools: list[Any] | None, header: bool) -> str:
+def _apply(
+    renderer: Renderer, messages: list[dict[str, Any]], tools: list[Any] | None, parts: list[tuple[int, bool]]
+) -> list[str]:
+    """Beginnings of a conversation through the template, see `render_texts`."""
     tokenizer = renderer.tokenizer
     try:
         template = (
@@ -267,20 +323,9 @@ def _apply(renderer: Renderer, messages: list[dict[str, Any]], tools: list[Any] 
         )
         if "strftime_now" in template:
             template = _DATE_MACRO + template
-        text: str = tokenizer.apply_chat_template(
-            messages, tools=tools, chat_template=template, add_generation_prompt=header, tokenize=False
-        )
-    # A template is foreign code in a sandbox; these are the errors that data of the wrong shape causes in it.
-    except (
-        jinja2.TemplateError,
-        TypeError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-    ) as error:
-        raise TemplateError(f"{type(error).__name__}: {error}"[:200]) from error
-    return text
+        return render_texts(template, tokenizer.special_tokens_map, messages, tools, parts)
+    except ValueError as error:  # RenderError, and what transformers says of a tokenizer without template
+        raise TemplateError(str(error)[:200]) from error
 
 
 def _tool_definitions(tools: str | None) -> list[Any] | None:

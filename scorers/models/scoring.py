@@ -10,12 +10,12 @@ any number of threads. A batch is packed for itself, so its scores do not depend
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,14 +31,14 @@ from scorers.models.loading import LoadedModel
 from scorers.models.rendering import check_ending
 from scorers.models.tokenising import RowTokens, TokenSequence, token_id, tokenise_rows
 
-Stats = dict[str, int | float]
+Stats = dict[str, Any]  # numbers, but for the ids of examples
 OnRows = Callable[[int, int], None]
 """Told of progress: (rows finished, tokens pushed through the model) since the last call."""
 
-_LOG = logging.getLogger(__name__)
-_MESSAGES_PER_BATCH = 10
+MESSAGES_PER_BATCH = 10
 _CALLS_IN_LINE = 2
 _ROWS_AHEAD = 512
+ENOUGH_FAILURES = 8  # a model that fails on so many rows, and works on none, is broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,12 @@ def score_examples(
         a scorer has no value. Stats are sums over the batch: rows, tokens (pushed through the model in all
         views), padded_tokens (the same with padding), response_tokens, micro_batches, memory_retries (calls
         that ran out of memory), flop (see `LoadedModel.flop`), seconds,
-        "status/<status>" and "message/<status>: <message>" in rows.
+        "status/<status>" and "message/<status>: <message>" in rows; "example/<status>: <message>" is the id
+        of one such row.
 
     Raises:
         ValueError: If a scorer is unknown or needs another model too, or a column is missing.
-        RuntimeError: If the model fails on every row, which is a fault of the model or of this program.
+        Exception: What the model raised, if it fails on every one of several rows: it is broken, not they.
     """
     started = time.perf_counter()
     for scorer in comparing(scorers):
@@ -124,7 +125,8 @@ def score_examples(
     columns = score_columns(rows, results, needs, scorers)
     schema = scores_schema(scorers, store_tokens, store_outputs)
     scores = scores_batch(examples.column("id"), rows, columns, results, schema)
-    stats = _stats(rows, micro_batches, time.perf_counter() - started)
+    ids = examples.column("id").to_pylist()
+    stats = _stats(ids, rows, micro_batches, time.perf_counter() - started)
     predictions = sum(len(row.targets) for batch in micro_batches for row in batch.sequences)
     stats["flop"] = model.flop(int(stats["tokens"]), predictions)
     return scores, {**stats, "memory_retries": model.limit.retries - retries}
@@ -208,7 +210,7 @@ def _mix(views: Sequence[list[_MicroBatch]]) -> list[_MicroBatch]:
     return [batch for *_, batch in sorted(spread, key=lambda item: item[:2])]
 
 
-_Failures = dict[int, RuntimeError]
+_Failures = dict[int, Exception]
 
 
 def _run(
@@ -229,7 +231,7 @@ def _run(
         passes_left.subtract(batch.rows)
         if on_rows is not None:
             on_rows(sum(passes_left[row] == 0 for row in batch.rows), batch.tokens)
-    if len(failures) > 1 and len(failures) == len(passes_left):
+    if len(failures) == len(passes_left) >= ENOUGH_FAILURES:
         raise next(iter(failures.values()))
     return results, failures
 
@@ -269,19 +271,26 @@ def one_torch_thread() -> None:
 def _with_outcome(rows: list[RowTokens], results: Results, failures: _Failures) -> list[RowTokens]:
     """The rows with the status that the model's run leaves them."""
     settled = list(rows)
-    for (_, at), outputs in results.items():
-        if not all(np.isfinite(values).all() for values in outputs.values()):
-            settled[at] = replace(rows[at], status="nonfinite")
+    for (view, at), outputs in sorted(results.items(), key=lambda item: item[0], reverse=True):
+        bad = [name for name, values in sorted(outputs.items()) if not np.isfinite(values).all()]
+        if bad:
+            message = f"NaN or infinity in {', '.join(bad)} of the {view} view"
+            settled[at] = replace(rows[at], status="nonfinite", message=message)
     for at, error in failures.items():
-        settled[at] = replace(rows[at], status="error", message=f"{type(error).__name__}: {error}"[:200])
+        settled[at] = replace(rows[at], status="error", message=error_text(error))
     return settled
 
 
-def _stats(rows: list[RowTokens], micro_batches: list[_MicroBatch], seconds: float) -> Stats:
+def error_text(error: Exception) -> str:
+    """An error in one short line, for a table that counts equal ones."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+def _stats(
+    ids: Sequence[str], rows: list[RowTokens], micro_batches: list[_MicroBatch], seconds: float
+) -> Stats:
     status = Counter(row.status for row in rows)
     messages = Counter(f"{row.status}: {row.message}" for row in rows if row.message)
-    for message, count in messages.most_common(_MESSAGES_PER_BATCH):
-        _LOG.warning("%d rows without scores: %s", count, message)
     stats: Stats = {
         "rows": len(rows),
         "tokens": sum(batch.tokens for batch in micro_batches),
@@ -291,4 +300,7 @@ def _stats(rows: list[RowTokens], micro_batches: list[_MicroBatch], seconds: flo
         "seconds": seconds,
     }
     stats |= {f"status/{name}": status[name] for name in STATUSES}
-    return stats | {f"message/{text}": count for text, count in messages.most_common(_MESSAGES_PER_BATCH)}
+    first = {f"{row.status}: {row.message}": at for at, row in reversed([*enumerate(rows)]) if row.message}
+    for text, count in messages.most_common(MESSAGES_PER_BATCH):
+        stats |= {f"message/{text}": count, f"example/{text}": ids[first[text]]}
+    return stats

@@ -40,6 +40,12 @@ class ModelSettings(BaseModel):
         default="drop",
         description="a row above max_tokens: drop gives it no scores, keep cuts its response and flags it",
     )
+    on_control_tokens: Literal["escape", "refuse", "flag"] = Field(
+        default="escape",
+        description="a row whose data holds the text of a control token, such as <|im_end|>: escape reads it "
+        "as plain text, refuse gives the row no scores, flag lets it become the token, as most trainers do; "
+        "the column control_text marks such rows either way",
+    )
     chat_template: str = Field(
         default="auto",
         min_length=1,

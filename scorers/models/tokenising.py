@@ -7,14 +7,18 @@ line break behind a header that ends with one), a token would lie on both sides 
 is tokenised for itself: the model reads the prompt as it would when it answers. Tokenizers that put a blank
 before every text are kept from it by a line break in front, whose ids are taken off again.
 
+Text of control tokens in the data is read as plain text (see control_tokens.py); nothing else differs for the
+rows that hold some.
+
 The direct view is the responses without what was asked: [BOS], and for each response the header that opens it
 and its ids; BOS only where the conversation's ids begin with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -22,6 +26,13 @@ import numpy as np
 import numpy.typing as npt
 
 from connectors.examples import Message, response_text
+from scorers.models.control_tokens import ControlTextError
+from scorers.models.long_rows import (
+    CHARS_PER_TOKEN,
+    MOST_CHARS_PER_TOKEN,
+    conversation_chars,
+    shortened,
+)
 from scorers.models.rendering import RenderedText, Renderer, TemplateError, render
 
 Int64s = npt.NDArray[np.int64]
@@ -52,6 +63,7 @@ class RowTokens:
         direct: The response alone; None where nothing comes before it, and where it is not needed.
         truncated: The response was cut to fit.
         message: Why the status is not "ok", "" where the status says it all.
+        control_text: Whether the data holds text that the tokenizer takes for a control token.
     """
 
     status: str
@@ -59,6 +71,7 @@ class RowTokens:
     direct: TokenSequence | None = None
     truncated: bool = False
     message: str = ""
+    control_text: bool = False
 
     @property
     def whole(self) -> TokenSequence | None:
@@ -87,6 +100,8 @@ def tokenise_rows(
 ) -> list[RowTokens]:
     """Renders and tokenises conversations, and cuts or drops what does not fit the model.
 
+    A conversation far longer than the model reads is cut before (long_rows.py).
+
     Args:
         renderer: Of the model that will read the ids.
         conversations: Each ends with the response.
@@ -94,56 +109,114 @@ def tokenise_rows(
         with_direct: Whether the direct view is needed.
 
     Returns:
-        One result for each conversation, in order. What cannot be rendered has a status and a message.
+        One result for each conversation, in order. What cannot be rendered has a status and a message; the
+        tokens of a row that was cut and does not fit are not counted, unless it is kept.
     """
-    texts: list[RenderedText | TemplateError] = []
-    for messages, definitions in zip(conversations, tools, strict=True):
-        try:
-            texts.append(render(renderer, messages, definitions, with_direct))
-        except TemplateError as error:
-            texts.append(error)
+    most = CHARS_PER_TOKEN * renderer.max_tokens
+    texts = [shortened(messages, most) for messages in conversations]
+    rows = _tokenise_rows(renderer, texts, tools, with_direct)
+    for at, (text, whole) in enumerate(zip(texts, conversations, strict=True)):
+        row = rows[at]
+        if text is whole:
+            continue
+        if row.status in ("overflow", "all_truncated"):
+            rows[at] = replace(row, conditional=None, direct=None, message=_UNCOUNTED.message)
+        elif row.status in ("ok", "empty_response") and not row.truncated:  # what was cut may be all blanks
+            rows[at] = _tokenise_rows(renderer, [whole], [tools[at]], with_direct)[0]
+    return rows
+
+
+_UNCOUNTED = RowTokens("overflow", message="of so many characters that its tokens were not counted")
+
+
+def _tokenise_rows(
+    renderer: Renderer,
+    conversations: Sequence[list[Message]],
+    tools: Sequence[str | None],
+    with_direct: bool,
+) -> list[RowTokens]:
+    """As `tokenise_rows`, with every conversation whole."""
+    texts = [
+        _rendered(renderer, messages, definitions, with_direct)
+        for messages, definitions in zip(conversations, tools, strict=True)
+    ]
     good = [text for text in texts if isinstance(text, RenderedText)]
-    pieces = _piece_ids(renderer.tokenizer, good)
+    pieces = _piece_ids(renderer, good)
     # A corpus has one header, or a few: the template's text, not the row's.
     unique = sorted({header for text in good for header in text.headers}) if with_direct else []
-    first = dict(zip(unique, _tokenise(renderer.tokenizer, unique), strict=True))  # they open a text
-    later = {header: _continuation(renderer.tokenizer, header) for header in unique}
+    plain: _Encode = partial(_tokenise, renderer.tokenizer)
+    first = dict(zip(unique, plain(unique), strict=True))  # they open a text
+    later = {header: _continuation(plain, header) for header in unique}
     rows = []
     for text, messages in zip(texts, conversations, strict=True):
-        if isinstance(text, TemplateError):
-            rows.append(RowTokens("template_error", message=str(text)))
+        if isinstance(text, RowTokens):
+            rows.append(text)
+            continue
+        own_pieces = next(pieces)
+        if own_pieces is None:
+            message = "the tokenizer makes control tokens of text in the data even when it is plain"
+            rows.append(RowTokens("control_text", message=message, control_text=True))
             continue
         own = (
             [(later if at else first)[header] for at, header in enumerate(text.headers)]
             if with_direct
             else None
         )
-        row = _assemble(renderer, next(pieces), own)
+        row = replace(_assemble(renderer, own_pieces, own), control_text=text.control_text)
         rows.append(_checked(renderer, row, is_empty=not response_text(messages).strip()))
     return rows
 
 
-def _piece_ids(tokenizer: Any, texts: Sequence[RenderedText]) -> Iterator[list[list[int]]]:  # noqa: ANN401 - transformers is untyped
-    """The ids of each piece of each text."""
-    beginnings = iter(_tokenise(tokenizer, [b for text in texts for b in accumulate(text.pieces)]))
+def _rendered(
+    renderer: Renderer, messages: list[Message], tools: str | None, with_direct: bool
+) -> RenderedText | RowTokens:
+    """The text of a conversation, or the row as it is without one."""
+    if conversation_chars(messages, tools) > MOST_CHARS_PER_TOKEN * renderer.max_tokens:
+        return _UNCOUNTED
+    try:
+        return render(renderer, messages, tools, with_direct)
+    except TemplateError as error:
+        return RowTokens("template_error", message=str(error))
+    except ControlTextError as error:
+        return RowTokens("control_text", message=str(error), control_text=True)
+
+
+_Encode = Callable[[list[str]], list[list[int]]]
+
+
+def _piece_ids(renderer: Renderer, texts: Sequence[RenderedText]) -> Iterator[list[list[int]] | None]:
+    """The ids of each piece of each text; None where text of the data would become a control token."""
+    plain: _Encode = partial(_tokenise, renderer.tokenizer)
+    # In one call, which fast tokenizers spread over threads.
+    together = iter(plain([b for text in texts if text.masked is None for b in accumulate(text.pieces)]))
     for text in texts:
-        found: list[list[int]] = []
-        before: list[int] = []
-        for number, piece in enumerate(text.pieces):
-            ids = next(beginnings)
-            is_prefix = ids[: len(before)] == before
-            if number and not is_prefix:
-                found.append(_continuation(tokenizer, piece))
-                before = before + found[-1]
-            else:
-                found.append(ids[len(before) :])
-                before = ids
-        yield found
+        if text.masked is None:
+            yield _split(text.pieces, [next(together) for _ in text.pieces], plain)
+            continue
+        escaped: _Encode = partial(renderer.control.encode, masked=text.masked)
+        try:
+            yield _split(text.pieces, escaped(list(accumulate(text.pieces))), escaped)
+        except ControlTextError:
+            yield None
 
 
-def _continuation(tokenizer: Any, text: str) -> list[int]:  # noqa: ANN401 - transformers is untyped
+def _split(pieces: Sequence[str], beginnings: list[list[int]], encode: _Encode) -> list[list[int]]:
+    """The ids of each piece, from those of each beginning of the text that ends with a piece."""
+    found: list[list[int]] = []
+    before: list[int] = []
+    for number, (piece, ids) in enumerate(zip(pieces, beginnings, strict=True)):
+        if number and ids[: len(before)] != before:
+            found.append(_continuation(encode, piece))
+            before = before + found[-1]
+        else:
+            found.append(ids[len(before) :])
+            before = ids
+    return found
+
+
+def _continuation(encode: _Encode, text: str) -> list[int]:
     """The ids of a text that follows another."""
-    line_break, both, alone = _tokenise(tokenizer, ["\n", f"\n{text}", text])
+    line_break, both, alone = encode(["\n", f"\n{text}", text])
     return both[len(line_break) :] if both[: len(line_break)] == line_break else alone
 
 
@@ -208,7 +281,7 @@ def _checked(renderer: Renderer, row: RowTokens, is_empty: bool) -> RowTokens:
     direct = None if row.direct is None or not left else _cut(row.direct, left)
     cut = _cut(sequence, left)
     status = "ok" if cut.counted.any() else "all_truncated"
-    return RowTokens(status, cut, direct, truncated=True)
+    return replace(row, status=status, conditional=cut, direct=direct, truncated=True)
 
 
 def _cut(sequence: TokenSequence, targets: int) -> TokenSequence:

@@ -34,7 +34,7 @@ def texts() -> list[str]:
 
 
 def origins() -> np.ndarray:
-    return corpus._origins(0, np.arange(ROWS))
+    return corpus.origins(0, np.arange(ROWS))
 
 
 def jaccard(one: str, two: str) -> float:
@@ -85,9 +85,9 @@ def test_every_tool_can_split_synthetic_rows(texts: list[str]) -> None:
 def test_a_copy_is_as_alike_as_was_drawn(texts: list[str]) -> None:
     origin = origins()
     copies = np.flatnonzero(origin != np.arange(ROWS))
-    keys = corpus._keys(0, copies)
-    exact = corpus._uniform(keys, corpus._EXACT) < 0.3
-    drawn = np.where(exact, 1, 1 - 0.3 * corpus._uniform(keys, corpus._SIMILARITY))
+    keys = corpus.row_keys(0, copies)
+    exact = corpus.uniform(keys, corpus._EXACT) < 0.3
+    drawn = np.where(exact, 1, 1 - 0.3 * corpus.uniform(keys, corpus._SIMILARITY))
     found = np.array([jaccard(texts[row], texts[origin[row]]) for row in copies])
     words = np.array([len(texts[row].split()) for row in copies])
     assert (np.abs(found - drawn) < 1 / (words - 4)).all()  # the number of n-grams changed is a whole one
@@ -123,7 +123,7 @@ def test_words_are_as_frequent_as_said(texts: list[str]) -> None:
     words = np.array(" ".join(texts).split())
     _, counts = np.unique(words, return_counts=True)
     shares = np.sort(counts)[::-1] / len(words)
-    assert len(set(corpus._spelled().to_pylist())) == VOCABULARY
+    assert len(set(corpus.vocabulary().to_pylist())) == VOCABULARY
     assert shares[[0, 9, 99]] == pytest.approx([0.052, 0.013, 0.0011], rel=0.25)
     assert np.mean([len(word) for word in words]) == pytest.approx(4.85, abs=0.15)  # Alpaca
 

@@ -17,6 +17,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from pydantic import ValidationError
 
 from connectors.shards import plan_units, write_parquet
+from connectors.storage import make_folder
 from pipelines.check import CHECK_SCHEMA, CheckTask, CheckUnit, NoGoldAnswer, check
 from pipelines.check_settings import CheckSettings
 from pipelines.drops import DROP_SCHEMA
@@ -61,7 +62,7 @@ def run_check(
     ingested = StageResult("ingest", "k", str(folder), ("part-0.parquet",), 0, {})
     clusters = StageResult("clusters", "c", str(folder), ("drops.parquet",), 0, {})
     space = Workspace(folder / "out", RunnerChoice(workers=workers), Progress())
-    space.work.mkdir(parents=True, exist_ok=True)
+    make_folder(space.work)
     return check(space, settings, units, ingested, [clusters])
 
 

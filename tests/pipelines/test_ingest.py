@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors.manifest import InputChanged, fingerprint
+from connectors.readers import InputFile, Item, read_examples
 from pipelines.ingest import IngestTask, ReadFiles, bad_path, input_files
 from pipelines.progress import Progress
-from pipelines.recipe import parse_recipe
+from pipelines.recipe import Recipe, parse_recipe
 from pipelines.run import run
 from pipelines.runner import RunnerChoice
 
@@ -34,7 +38,8 @@ def _ingest(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     (folder / "data.jsonl").write_text("\n".join(content) + "\n", "utf-8")
     [files] = input_files(parse_recipe({"name": "x", "inputs": [{"path": str(folder / "data.jsonl")}]}))
-    task = IngestTask("part-00000.parquet", files, limit)
+    known = tuple(fingerprint(file.path) for file in files)
+    task = IngestTask("part-00000.parquet", files, known, limit)
     assert list(ReadFiles(str(folder), str(folder / "counts")).process(task)) == [task.file]
     part = folder / task.file
     return pq.read_table(part).to_pylist(), pq.read_table(bad_path(str(part))).to_pylist()
@@ -73,6 +78,19 @@ def test_two_files_that_would_share_ids_are_refused(tmp_path: Path) -> None:
         input_files(parse_recipe({"name": "x", "inputs": inputs}))
 
 
+def test_a_source_with_a_slash_and_a_folder_that_spell_the_same_ids_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "one" / "b").mkdir(parents=True)
+    (tmp_path / "two").mkdir()
+    for path in (tmp_path / "one" / "b" / "c.jsonl", tmp_path / "two" / "c.jsonl"):
+        path.write_text('{"prompt": "p", "completion": "c"}\n')
+    inputs = [
+        {"path": str(tmp_path / "one"), "source": "a"},
+        {"path": str(tmp_path / "two"), "source": "a/b"},
+    ]
+    with pytest.raises(ValueError, match=r"the same ids \(a/b/c.jsonl:"):
+        input_files(parse_recipe({"name": "t", "inputs": inputs}, "test"))
+
+
 def test_an_input_inside_the_output_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
     recipe = parse_recipe({"name": "x", "inputs": [{"path": str(tmp_path / "x.jsonl")}]})
@@ -87,3 +105,73 @@ def test_a_run_without_a_readable_row_names_the_reasons(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"no example at all \(1 not JSON\)"):
         run(recipe, tmp_path / "out", RunnerChoice(), Progress())
+
+
+def _write(path: Path, rows: int) -> None:
+    path.write_text("".join(f'{{"prompt": "p {n}", "completion": "c {n}"}}\n' for n in range(rows)))
+
+
+def _recipe(path: Path) -> Recipe:
+    return parse_recipe({"name": "x", "inputs": [{"path": str(path)}]})
+
+
+@pytest.mark.parametrize("change", ["appended", "rewritten", "removed"])
+def test_an_input_that_changes_while_it_is_read_fails_the_run_and_leaves_nothing(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data.jsonl"
+    _write(data, 20)
+    before = data.read_text()
+
+    def reading(file: InputFile) -> Iterator[Item]:
+        yield from read_examples(file)
+        if change == "removed":
+            data.unlink()
+        else:
+            data.write_text(before.replace("c 7", "C 7") + ("" if change == "rewritten" else before))
+
+    monkeypatch.setattr("pipelines.ingest.read_examples", reading)
+    with pytest.raises(InputChanged, match=r"data\.jsonl (changed|was removed) while this run read it"):
+        run(_recipe(data), tmp_path / "out", RunnerChoice(), Progress())
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+    monkeypatch.undo()
+    _write(data, 21)
+    assert run(_recipe(data), tmp_path / "out", RunnerChoice(), Progress()).manifest["counts"]["read"] == 21
+
+
+def test_a_file_that_is_only_touched_while_it_is_read_is_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data.jsonl"
+    _write(data, 20)
+
+    def reading(file: InputFile) -> Iterator[Item]:
+        yield from read_examples(file)
+        os.utime(data, (1, 1))
+
+    monkeypatch.setattr("pipelines.ingest.read_examples", reading)
+    assert run(_recipe(data), tmp_path / "out", RunnerChoice(), Progress()).manifest["counts"]["read"] == 20
+
+
+def test_an_error_of_a_worker_process_over_a_changed_input_names_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data.jsonl"
+    _write(data, 20)
+
+    def failing(*_: object, **__: object) -> None:
+        _write(data, 5)
+        raise RuntimeError("Traceback (most recent call last): ...")
+
+    monkeypatch.setattr("pipelines.ingest.run_stage", failing)
+    with pytest.raises(InputChanged, match=r"data\.jsonl changed"):
+        run(_recipe(data), tmp_path / "out", RunnerChoice(), Progress())
+
+
+def test_a_run_over_a_changed_input_reads_it_again_and_over_the_same_input_does_not(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    for rows, reused in ((20, False), (20, True), (21, False)):
+        if not reused:
+            _write(data, rows)
+        manifest = run(_recipe(data), tmp_path / "out", RunnerChoice(), Progress()).manifest
+        assert (manifest["counts"]["read"], manifest["stages"]["ingest"]["reused"]) == (rows, reused)

@@ -211,6 +211,10 @@ def test_a_job_service_with_external_workers_gives_the_same_bytes(
 ) -> None:
     again = _run(recipe(corpus), tmp_path / "out", choose_runner(1, job_service))
     assert hashes(again.out) == hashes(finished.out)
+    for name, stage in finished.manifest["stages"].items():
+        counted = again.manifest["stages"][name]["metrics"]
+        assert set(counted) == set(stage["metrics"])
+        assert counted["bytes_written"] == stage["metrics"]["bytes_written"]
 
 
 def test_running_again_does_nothing_again(corpus: Path, tmp_path: Path) -> None:

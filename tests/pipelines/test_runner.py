@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import apache_beam as beam
 import grpc
 import pytest
 
+from pipelines.run_log import Context
 from pipelines.runner import DeadWorker, RunnerChoice, choose_runner, run_pipeline
 
 
@@ -48,7 +50,8 @@ def test_the_bare_direct_runner_means_the_local_default() -> None:
 
 def test_a_portable_runner_gets_its_own_options_and_no_workers() -> None:
     choice = choose_runner(1, ["--runner=PortableRunner", "--job_endpoint=localhost:1"])
-    assert choice == RunnerChoice(runner="PortableRunner", flags=("--job_endpoint=localhost:1",))
+    assert (choice.runner, choice.flags) == ("PortableRunner", ("--job_endpoint=localhost:1",))
+    assert choice.job_endpoint == "localhost:1"
     with pytest.raises(ValueError, match="--workers is for the local runner"):
         choose_runner(2, ["--runner=PortableRunner"])
 
@@ -107,3 +110,49 @@ def test_a_connection_that_ends_after_the_pipeline_says_nothing(monkeypatch: pyt
 
 def _create(pipeline: beam.Pipeline) -> None:
     _ = pipeline | beam.Create(["a"])
+
+
+def test_a_job_service_that_is_not_there_is_said_at_once() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"  # bound, but nobody listens
+        choice = choose_runner(1, ["--runner=PortableRunner", f"--job_endpoint={endpoint}"])
+        with pytest.raises(ConnectionError, match=f"--job_endpoint={endpoint}: nothing answers"):
+            run_pipeline(choice, _create, parallel=True)
+
+
+def test_a_stopped_command_cancels_its_job_on_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Job:
+        cancelled = False
+
+        def wait_until_finish(self) -> None:
+            raise KeyboardInterrupt
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    job = Job()
+    monkeypatch.setattr(beam.Pipeline, "run", lambda _: job)
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(choose_runner(1, ["--runner=PortableRunner"]), _create, parallel=True)
+    assert job.cancelled
+
+
+def test_only_a_model_on_a_cluster_s_gpu_asks_for_an_accelerator_and_memory() -> None:
+    args = ["--runner=DataflowRunner", "--resource_hints=accelerator=type:nvidia-h100;count:1"]
+    choice = choose_runner(1, [*args, "--resource_hint", "cpu_count=8"])
+    assert choice.model_hints("cuda") == {"accelerator": "type:nvidia-h100;count:1", "min_ram": "16GB"}
+    assert choice.model_hints("cpu") == {}
+    assert choose_runner(1, []).model_hints("cuda") == {}
+    assert choice.options(parallel=True).get_all_options()["resource_hints"] == ["cpu_count=8"]
+
+
+def test_a_job_on_a_cluster_has_the_runs_id_in_its_name_unless_it_is_given_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipelines.runner.CONTEXT", Context(run_id="20261121t131934-29faa80c", stage="score"))
+    on_cluster = ["--runner=PortableRunner", "--job_endpoint=localhost:1"]
+    options = choose_runner(1, on_cluster).options(parallel=True).get_all_options()
+    assert options["job_name"] == "winnow-score-20261121t131934-29faa80c"
+    named = choose_runner(1, [*on_cluster, "--job_name=mine"]).options(parallel=True).get_all_options()
+    assert named["job_name"] == "mine"

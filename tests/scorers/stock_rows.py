@@ -27,7 +27,8 @@ def tokenise(name: str, turns: list[Message], tools: str | None = None, **change
 def marked(name: str, turns: list[Message], tools: str | None = None, **changes: Any) -> str:
     """The rendered text with ⟦ and ⟧ around each response."""
     text = render(family_renderer(name, **changes), turns, tools, with_headers=True)
-    return "".join(f"⟦{piece}⟧" if at % 2 else piece for at, piece in enumerate(text.pieces))
+    pieces = map(text.masked.restore, text.pieces) if text.masked else text.pieces
+    return "".join(f"⟦{piece}⟧" if at % 2 else piece for at, piece in enumerate(pieces))
 
 
 def ids_of(name: str, text: str) -> list[int]:

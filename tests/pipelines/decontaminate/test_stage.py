@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from connectors.shards import plan_units, write_parquet
+from connectors.storage import make_folder
 from pipelines.decontaminate import stage as module
 from pipelines.decontaminate.eval_sets import KNOWN_SETS, read_items, set_files
 from pipelines.decontaminate.settings import KNOWN_NAMES, DecontaminateSettings, EvalSet
@@ -35,7 +36,7 @@ def search(
         paths.append(str(folder / f"part-{number}.parquet"))
         write_parquet(paths[-1], table.slice(number * size, size), table.schema)
     space = Workspace(folder / "out", RunnerChoice(workers=workers), Progress())
-    space.work.mkdir(parents=True)
+    make_folder(space.work)
     units = plan_units(paths, rows=size)
     ingested = StageResult("ingest", "k", str(folder), ("part-0.parquet",), 0, {})
     return decontaminate(space, DecontaminateSettings.model_validate(settings), units, ingested)

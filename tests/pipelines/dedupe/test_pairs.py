@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.dedupe import clusters
 from pipelines.dedupe.clusters import stars
 from pipelines.dedupe.hashing import Int64s, UInt64s
-from pipelines.dedupe.pairs import MAX_LEADERS, jaccard, join_buckets
+from pipelines.dedupe.pairs import MAX_LEADERS, jaccard, join_buckets, join_piece
 
 SETS = st.sets(st.integers(0, 2**64 - 1), min_size=1, max_size=40)
 
@@ -38,6 +39,7 @@ def components(edges: list[tuple[int, int]], rows: int) -> list[int]:
     return labels
 
 
+@settings(deadline=None)  # the first comparison compiles
 @given(SETS, SETS)
 def test_jaccard_is_shared_over_all(a: set[int], b: set[int]) -> None:
     assert jaccard(as_array(a), as_array(b), 0.0) == len(a & b) / len(a | b)
@@ -93,6 +95,49 @@ def test_a_hundred_thousand_strangers_in_a_bucket_are_not_all_compared() -> None
     began = time.monotonic()
     assert join([{n} for n in range(100_000)], 0.8) == []
     assert time.monotonic() - began < 60  # all pairs would be five thousand million comparisons
+
+
+@settings(deadline=None)
+@given(st.lists(st.sets(st.integers(0, 8), min_size=1), min_size=1, max_size=20), st.data())
+def test_a_bucket_in_pieces_gives_the_pairs_of_the_whole_bucket(
+    sets: list[set[int]], data: st.DataObject
+) -> None:
+    counts = [len(members) for members in sets]
+    bounds = np.r_[0, np.cumsum(counts)].astype(np.int64)
+    values = np.concatenate([as_array(members) for members in sets])
+    leaders, found = np.zeros(0, np.int64), []
+    rest = list(range(len(sets)))
+    while rest:
+        size = data.draw(st.integers(1, len(rest)))
+        edges, leaders = join_piece(np.array(rest[:size]), leaders, values, bounds, 0.5)
+        found += [(int(a), int(b)) for a, b in edges.T]
+        rest = rest[size:]
+    assert found == join(sets, 0.5, pairwise=0)
+
+
+def test_a_bucket_larger_than_memory_is_joined_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 600 rows alike, of 50 members each; 200 others among them
+    sets = [range(1000 * (row % 4 == 3), 1000 * (row % 4 == 3) + 50) for row in range(800)]
+    held: list[int] = []
+
+    def members(rows: Int64s) -> tuple[UInt64s, Int64s]:
+        held.append(50 * len(rows))
+        values = np.concatenate([as_array(sets[row]) for row in rows.tolist()])
+        return values, 50 * np.arange(len(rows) + 1)
+
+    def join_all() -> list[list[int]]:
+        bucket = np.arange(800), np.array([0, 800])
+        edges: Int64s = clusters._join(bucket, members, lambda rows: np.full(len(rows), 50), 0.8, 128)
+        found: list[list[int]] = stars([edges], 800).tolist()
+        return found
+
+    whole = join_all()
+    held.clear()
+    monkeypatch.setattr(clusters, "SHINGLES_IN_MEMORY", 5000)
+    assert join_all() == whole
+    assert len(held) == 9
+    assert max(held) <= 5000 + 50 * MAX_LEADERS
+    assert set(whole[0]) == {0, 3}
 
 
 EDGES = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30)

@@ -36,20 +36,22 @@ def candidates(
     """A table as a selector sees it; each row is a group of its own and has 10 + 10 tokens unless said."""
     rows = len(loss)
     columns = {
-        "id": pa.array(ids or [f"row{i:03d}" for i in range(rows)], pa.string()),
-        "source": pa.array(["toy"] * rows, pa.string()),
-        "group": pa.array(group or [f"group{i}" for i in range(rows)], pa.string()),
+        "id": pa.array(ids or [f"row{i:03d}" for i in range(rows)], pa.large_string()),
+        "source": pa.array(["toy"] * rows, pa.large_string()),
+        "group": pa.array(group or [f"group{i}" for i in range(rows)], pa.large_string()),
         "prompt_tokens": pa.array(prompt_tokens or [10] * rows, pa.int32()),
         "response_tokens": pa.array(response_tokens or [10] * rows, pa.int32()),
         "truncated": pa.array(truncated or [False] * rows, pa.bool_()),
-        "status": pa.array(status or ["ok" if x is not None else "overflow" for x in loss], pa.string()),
+        "status": pa.array(
+            status or ["ok" if x is not None else "overflow" for x in loss], pa.large_string()
+        ),
         "loss": pa.array(loss, pa.float64()),
         "entropy": pa.array(loss if entropy is None else entropy, pa.float64()),
         "wg_inner": pa.array(loss, pa.float64()),
         "g_norm": pa.array(loss if entropy is None else entropy, pa.float64()),
         "direct_loss": pa.array([None if x is None else x + 1 for x in loss], pa.float64()),
         "ifd_ppl": pa.array([None if x is None else 0.5 for x in loss], pa.float64()),
-        "answer": pa.array([None] * rows, pa.string()),
+        "answer": pa.array([None] * rows, pa.large_string()),
         "wrong_calculations": pa.array([0.0] * rows, pa.float64()),
         "prompt_overlap": pa.array([None if x is None else 0.5 for x in loss], pa.float64()),
         "correct": pa.array(
@@ -79,15 +81,15 @@ def any_candidates(draw: st.DrawFn) -> pa.Table:
 
     return pa.table(
         {
-            "id": pa.array([f"row{i:03d}" for i in range(rows)], pa.string()),
-            "source": pa.array(random.choice(["toy", "toy2"], rows), pa.string()),
-            "group": pa.array(random.choice(list("abcd"), rows), pa.string()),
+            "id": pa.array([f"row{i:03d}" for i in range(rows)], pa.large_string()),
+            "source": pa.array(random.choice(["toy", "toy2"], rows), pa.large_string()),
+            "group": pa.array(random.choice(list("abcd"), rows), pa.large_string()),
             "prompt_tokens": pa.array(
                 random.integers(0, 30, rows), pa.int32(), mask=random.random(rows) < 0.1
             ),
             "response_tokens": pa.array(random.integers(0, 30, rows), pa.int32()),
             "truncated": pa.array(random.random(rows) < 0.3, pa.bool_()),
-            "status": pa.array(random.choice(["ok", "overflow"], rows), pa.string()),
+            "status": pa.array(random.choice(["ok", "overflow"], rows), pa.large_string()),
             "loss": score(),
             "entropy": score(),
             "wg_inner": score(),

@@ -188,7 +188,7 @@ def test_a_fraction_means_what_it_says_in_decimal() -> None:
 
 def test_a_column_of_text_is_refused() -> None:
     step = {"threshold": {"column": "source", "max": 1}}
-    with pytest.raises(ValueError, match="threshold: the column 'source' holds string"):
+    with pytest.raises(ValueError, match="threshold: the column 'source' holds large_string"):
         parse_selector(step).decide(candidates([1.0]), 0)
 
 

@@ -159,7 +159,8 @@ def test_parts_keep_the_budget_exactly(count: int, seed: int, budget: int, rows:
     found = in_parts(unit_points(count, seed), budget, rows)
     assert len(set(found.picked.tolist())) == len(found.picked) == min(budget, count)
     assert set(found.nearest.tolist()) <= {*found.picked.tolist(), -1}
-    if budget >= 1 and rows >= 2 * budget:  # then every part proposes
+    parts = -(-count // rows)
+    if budget >= 1 and rows // parts * parts >= 2 * budget:  # then every part proposes
         assert (found.nearest >= 0).all()
 
 

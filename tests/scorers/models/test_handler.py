@@ -16,9 +16,7 @@ from scorers.models.settings import ModelSettings
 from tests.scorers.toy_models import PAIRS, examples
 
 
-def test_beam_gives_the_scores_of_plain_python_and_counts_what_it_did(
-    toy: LoadedModel, toy_folder: Path
-) -> None:
+def test_beam_gives_the_scores_and_stats_of_plain_python(toy: LoadedModel, toy_folder: Path) -> None:
     batch = examples(PAIRS)
     expected, stats = score_examples(toy, batch, ["loss", "ifd"])
     units = [ScoringBatch("a", batch), ScoringBatch("b", batch.slice(2, 1))]
@@ -28,21 +26,13 @@ def test_beam_gives_the_scores_of_plain_python_and_counts_what_it_did(
         whole = next(result for result in results if result.unit == "a")
         assert whole.scores.equals(expected)
         assert len(whole) == len(PAIRS)
+        assert {**whole.stats, "seconds": 0} == {**stats, "seconds": 0}
 
     handler = CausalLMHandler(ModelSettings(path=str(toy_folder), device="cpu"), ["loss", "ifd"], threads=2)
     pipeline = BeamPipeline(runner="FnApiRunner", options=PipelineOptions([]))
     scored = pipeline | beam.Create(units) | beam.Reshuffle() | "Score" >> RunInference(handler)
     assert_that(scored, check)
-    result = pipeline.run()
-    result.wait_until_finish()
-    counters = {
-        counter.key.metric.name: counter.committed
-        for counter in result.metrics().query(beam.metrics.MetricsFilter().with_namespace("scorers"))[
-            "counters"
-        ]
-    }
-    assert counters["rows"] == counters["rows_ok"] == len(PAIRS) + 1
-    assert counters["tokens"] > stats["tokens"]
+    pipeline.run().wait_until_finish()
 
 
 def test_a_batch_pickles_as_the_slice_it_is_and_not_as_its_parent() -> None:

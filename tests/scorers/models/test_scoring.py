@@ -61,7 +61,7 @@ def reference(folder: Path, conversations: list[Any]) -> dict[str, list[float]]:
         dft = (chosen.exp().mean().item(), (chosen.exp() < 0.1).double().mean().item())
         return -chosen.mean().item(), entropy, top1, el2n, gap, gradient, *dft
 
-    columns: dict[str, list[float]] = {name: [] for name in scores_schema(ALL).names[5:]}
+    columns: dict[str, list[float]] = {name: [] for name in scores_schema(ALL).names[6:]}
     for turns in conversations:
         if tokenizer.chat_template:
             dialogue = [{"role": t["role"], "content": t["content"]} for t in turns]
@@ -124,7 +124,7 @@ def test_a_score_does_not_depend_on_the_rest_of_the_batch(toy: LoadedModel) -> N
     together, _ = score_examples(toy, examples(PAIRS), ALL)
     for at in range(len(PAIRS)):
         alone, _ = score_examples(toy, examples(PAIRS).slice(at, 1), ALL)
-        for name in together.schema.names[5:]:
+        for name in together.schema.names[6:]:
             assert together.column(name)[at].as_py() == pytest.approx(alone.column(name)[0].as_py(), rel=1e-5)
 
 
@@ -163,7 +163,7 @@ def test_rows_without_scores_are_null_with_a_status_and_the_others_are_not_touch
     scores, stats = score_examples(toy, examples(conversations), ALL, store_tokens=True)
     assert scores.column("status").to_pylist() == ["ok", "empty_response", "overflow", "template_error"]
     assert scores.column("prompt_tokens").to_pylist()[3] is None
-    for name in scores.schema.names[5:]:
+    for name in scores.schema.names[6:]:
         assert [value is None for value in scores.column(name).to_pylist()] == [False, True, True, True], name
     assert stats["status/ok"] + stats["status/overflow"] == 2
     assert stats["rows"] == 4
@@ -291,7 +291,7 @@ def test_rival_answers_are_scored_with_one_reading_of_their_prompt(toy: LoadedMo
     one, shared = score_examples(toy, batch, ALL, store_tokens=True)
     two, alone = score_examples(apart, batch, ALL, store_tokens=True)
     assert alone["tokens"] - shared["tokens"] == 2 * one.column("prompt_tokens")[0].as_py()
-    for name in one.schema.names[5:-3]:
+    for name in one.schema.names[6:-3]:
         np.testing.assert_allclose(column(one, name), column(two, name), rtol=1e-5, err_msg=name)
 
 
@@ -320,7 +320,7 @@ def test_rows_tokenised_some_at_a_time_get_the_same_scores(
     assert part_stats["tokens"] >= stats["tokens"]  # rivals in different parts read their prompt twice
     assert parts.column("status").equals(whole.column("status"))
     assert parts.column("input_ids").equals(whole.column("input_ids"))
-    for name in whole.schema.names[5:-3]:
+    for name in whole.schema.names[6:-3]:
         np.testing.assert_allclose(column(parts, name), column(whole, name), rtol=1e-5, err_msg=name)
 
 
@@ -386,7 +386,7 @@ def test_a_model_that_fails_on_every_row_is_a_bug_and_is_raised(toy: LoadedModel
         raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        score_examples(broken(toy, body), examples(PAIRS), ALL)
+        score_examples(broken(toy, body), examples(PAIRS * 2), ALL)
 
 
 def test_bfloat16_is_close_to_float32(toy: LoadedModel, toy_folder: Path) -> None:

@@ -251,7 +251,10 @@ def test_an_odd_answer_leaves_the_prompt_as_it_is_and_loses_nothing(name: str, a
     assert (row.status, answer.strip() in text[text.index("⟦") :]) == ("ok", True)
     assert row.conditional is not None
     assert row.conditional.ids[: row.prompt_tokens].tolist() == ids_of(name, text[: text.index("⟦")])
-    assert decode(name, row.conditional.ids) == decode(name, ids_of(name, text))
+    shown, wanted = decode(name, row.conditional.ids), decode(name, ids_of(name, text))
+    if row.control_text:  # some tokenizers show or swallow blanks behind a token, and the text is none
+        shown, wanted = "".join(shown.split()), "".join(wanted.split())
+    assert shown == wanted
 
 
 @families
