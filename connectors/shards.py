@@ -143,7 +143,9 @@ class ShardWriter:
         """Appends rows; raises pa.ArrowInvalid when they do not fit the schema."""
         if isinstance(table, pa.RecordBatch):
             table = pa.Table.from_batches([table])
-        self._writer.write_table(table.cast(self.schema), row_group_size=self.rows)
+        table = table.cast(self.schema)
+        if table.num_rows:  # `datasets` refuses a file whose first row group is empty
+            self._writer.write_table(table, row_group_size=self.rows)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

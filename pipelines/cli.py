@@ -335,6 +335,44 @@ def init(
         _show(f"Wrote {path}{also}. Edit `inputs` and `model`, then: winnow validate {path}")
 
 
+@app.command()
+def export(
+    out: OutFolder,
+    format_: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="For which trainer; `--format list` says.")
+    ],
+    to: Annotated[Path | None, typer.Option(help="Folder to write; default OUT/exports/FORMAT.")] = None,
+    lossy: Annotated[
+        bool, typer.Option(help="Write it although weights, masks or rows are lost; it says which.")
+    ] = False,
+) -> None:
+    """Write the training set of OUT for a trainer: TRL, LLaMA-Factory, axolotl, OpenAI, DPO, datasets."""
+    _quiet_libraries(verbose=False)
+    with _failures():
+        from pipelines.export.export import export as export_run
+        from pipelines.export.export import export_text
+        from pipelines.export.formats import formats_table
+
+        if format_ == "list":
+            _show(formats_table())
+        else:
+            _show(export_text(export_run(out, format_, to, lossy=lossy)))
+
+
+@app.command()
+def push(
+    out: OutFolder,
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="NAME or OWNER/NAME of a data set.")],
+    private: Annotated[bool, typer.Option(help="Make it a private repository.")] = False,
+) -> None:
+    """Upload the training set of OUT with its dataset card to the Hugging Face hub."""
+    _quiet_libraries(verbose=False)
+    with _failures():
+        from pipelines.export.push import push as push_run
+
+        _show(f"Pushed to {push_run(out, repo_id, private=private)}")
+
+
 def _close(finished: Finished) -> None:
     from pipelines.run_log import CONTEXT
 

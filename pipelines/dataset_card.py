@@ -49,6 +49,7 @@ COLUMNS = {
     "q_tuning_level": "level at which Q-Tuning takes the row in; lower is earlier",
     "grape_rank": "rank among the rival answers to one prompt, 1 is the most probable",
     "input_ids": "prompt and response in tokens of the target model's tokenizer",
+    "token_weights": "weight of each token in training, 0 where it is not trained on",
     "labels": "input_ids where the row is trained on, -100 elsewhere",
 }
 
