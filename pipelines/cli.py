@@ -60,14 +60,12 @@ def _failures(out: str | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        STOP.caught = True
-        _say(
-            "\nStopped. What was finished is kept; run the same command again to go on from there.", "WARNING"
-        )
-        raise typer.Exit(ExitCode.STOPPED) from None
+        raise _stopped() from None
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:  # noqa: BLE001 - nobody else is left to say what happened, whatever it is
+        if STOP.requested:  # what Beam makes of its workers' end may come before our own exception
+            raise _stopped() from error
         cause = _cause(error)
         code, whole, where = exit_code_of(error, cause), traceback.format_exc(), ""
         if code is ExitCode.FAULT or cause != str(error):
@@ -75,6 +73,14 @@ def _failures(out: str | None = None) -> Iterator[None]:
             where += " What was finished is kept; run again to go on from there." if out else ""
         _say(f"winnow: {cause}{where}", "ERROR", error=whole if code is ExitCode.FAULT else None)
         raise typer.Exit(code) from error
+
+
+def _stopped() -> typer.Exit:
+    from pipelines.runner import STOP
+
+    STOP.caught = True
+    _say("\nStopped. What was finished is kept; run the same command again to go on from there.", "WARNING")
+    return typer.Exit(ExitCode.STOPPED)
 
 
 def _keep_log(out: str | None, text: str) -> str:
