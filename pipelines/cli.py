@@ -76,9 +76,13 @@ def _failures(out: str | None = None) -> Iterator[None]:
 
 
 def _stopped() -> typer.Exit:
+    import signal
+
     from pipelines.runner import STOP
 
     STOP.caught = True
+    # While Python ends, it gives signals back their defaults: one that a dying worker caused would kill it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _say("\nStopped. What was finished is kept; run the same command again to go on from there.", "WARNING")
     return typer.Exit(ExitCode.STOPPED)
 
