@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipelines.exit_codes import ExitCode, codes_text, exit_code_of
+from pipelines.exit_codes import ExitCode, cause_of, codes_text, exit_code_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,7 @@ def _failures(out: str | None = None) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - nobody else is left to say what happened, whatever it is
         if STOP.requested:  # what Beam makes of its workers' end may come before our own exception
             raise _stopped() from error
-        cause = _cause(error)
+        cause = cause_of(error)
         code, whole, where = exit_code_of(error, cause), traceback.format_exc(), ""
         if code is ExitCode.FAULT or cause != str(error):
             where = f"\nThe whole error: {_keep_log(out, whole)}."
@@ -114,25 +114,6 @@ def _reach_stores(beam_args: list[str]) -> None:
         from pipelines.runner import choose_runner
 
         set_options(choose_runner(1, beam_args).flags)
-
-
-def _cause(error: Exception) -> str:
-    """What went wrong; of an error that no text explains, its class too."""
-    if isinstance(error, RuntimeError):
-        return _last_cause([line for line in str(error).splitlines() if line.strip()])
-    explained = isinstance(error, ValueError | OSError | ImportError) and str(error)
-    text = str(error) if explained else f"{type(error).__name__}: {error}"
-    return text.split(" [while running ")[0]  # Beam names the step
-
-
-def _last_cause(lines: list[str]) -> str:
-    """The line of an error text that says what went wrong; Beam's workers send whole tracebacks as text."""
-    if not any(line.startswith("Traceback") for line in lines):
-        return "\n".join(lines)
-    causes = [
-        line for line in lines if line[:1].isalpha() and ": " in line and not line.startswith("Traceback")
-    ]
-    return (causes or lines)[-1]
 
 
 def _console() -> Console:

@@ -73,3 +73,22 @@ def exit_code_of(error: BaseException, cause: str = "") -> ExitCode:
 def codes_text() -> str:
     """The codes and what they say, a line each, for --help."""
     return "\n".join(f"{code.value:>3}  {meaning}" for code, meaning in MEANINGS.items())
+
+
+def cause_of(error: Exception) -> str:
+    """What went wrong; of an error that no text explains, its class too."""
+    if isinstance(error, RuntimeError):
+        return _last_cause([line for line in str(error).splitlines() if line.strip()])
+    explained = isinstance(error, ValueError | OSError | ImportError) and str(error)
+    text = str(error) if explained else f"{type(error).__name__}: {error}"
+    return text.split(" [while running ")[0]  # Beam names the step
+
+
+def _last_cause(lines: list[str]) -> str:
+    """The line of an error text that says what went wrong; Beam's workers send whole tracebacks as text."""
+    if not any(line.startswith("Traceback") for line in lines):
+        return "\n".join(lines)
+    causes = [
+        line for line in lines if line[:1].isalpha() and ": " in line and not line.startswith("Traceback")
+    ]
+    return (causes or lines)[-1]

@@ -35,6 +35,7 @@ class WithLoss:
     """Put before a Trainer class: it trains with `training_loss`, one forward pass per batch."""
 
     training_loss: ClassVar[TrainingLoss]
+    not_for_the_model: ClassVar[frozenset[str]] = frozenset({"labels"})
 
     # What the Trainer class behind this has.
     args: Any
@@ -50,11 +51,20 @@ class WithLoss:
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The loss of a batch, with the outputs of the model if they are asked for."""
-        features = {name: value for name, value in inputs.items() if name != "labels"}
+        features = {name: value for name, value in inputs.items() if name not in self.not_for_the_model}
         outputs = model(**features)
-        loss = self.training_loss(outputs, inputs.get("labels"), num_items_in_batch)
+        loss = self.batch_loss(outputs, inputs, num_items_in_batch)
         self.loss_is_scaled_for_ga = num_items_in_batch is not None
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             # The items were counted on all devices, and gradients are averaged over these.
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return (loss, outputs) if return_outputs else loss
+
+    def batch_loss(
+        self,
+        outputs: HasLogits,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """The loss of a batch, scaled by its share of the step; reads `labels` only."""
+        return self.training_loss(outputs, inputs.get("labels"), num_items_in_batch)

@@ -33,6 +33,7 @@ from pipelines.training.token_losses import (
     share_of_step,
     token_losses,
 )
+from pipelines.training.trainer_loss import WithLoss
 
 WEIGHTS = "token_weights"  # in a batch: the weight of each token, that of its row included
 DivideBy = Literal["tokens", "weights"]
@@ -127,7 +128,7 @@ def weighted_loss(
     return mean * share_of_step(tokens, num_items_in_batch)
 
 
-class WithWeights:
+class WithWeights(WithLoss):
     """Put before a Trainer class: it trains with the weights that WeightedCollator puts into a batch.
 
     Works for transformers' Trainer and TRL's SFTTrainer, with one forward pass per batch; SFTTrainer then
@@ -135,28 +136,14 @@ class WithWeights:
     """
 
     divide_by: ClassVar[DivideBy] = "tokens"
+    not_for_the_model: ClassVar[frozenset[str]] = frozenset({"labels", WEIGHTS})
 
-    # What the Trainer class behind this has.
-    args: Any
-    accelerator: Any
-    get_tp_size: Any
-    loss_is_scaled_for_ga: bool | None
-
-    def compute_loss(
+    def batch_loss(
         self,
-        model: torch.nn.Module,
+        outputs: HasLogits,
         inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        """The weighted loss of a batch, with the outputs of the model if they are asked for."""
-        features = {name: value for name, value in inputs.items() if name not in ("labels", WEIGHTS)}
-        outputs = model(**features)
-        loss = weighted_loss(
-            outputs, inputs.get("labels"), inputs.get(WEIGHTS), num_items_in_batch, self.divide_by
-        )
-        self.loss_is_scaled_for_ga = num_items_in_batch is not None
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            # The items were counted on all devices, and gradients are averaged over these.
-            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
-        return (loss, outputs) if return_outputs else loss
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """The weighted loss of a batch, scaled by its share of the step."""
+        labels, weights = inputs.get("labels"), inputs.get(WEIGHTS)
+        return weighted_loss(outputs, labels, weights, num_items_in_batch, self.divide_by)

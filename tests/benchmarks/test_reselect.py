@@ -38,7 +38,7 @@ def test_the_run_has_the_rows_asked_for_beside_its_duplicates(run: Path) -> None
 
 @pytest.mark.parametrize("name", reselect.SELECTIONS)
 def test_parts_and_stage_of_a_selection_are_timed(run: Path, name: str) -> None:
-    for what, names in (("parts", {"gather", "decide", "write"}), ("stage", {"stage"})):
+    for what, names in (("parts", {"gather", "decide", "write"}), ("stage", {"stage", "cpu"})):
         found = reselect._measure(run, name, what)
         assert set(found) == {*names, "peak_mb"}
         assert min(found.values()) > 0
