@@ -19,9 +19,8 @@ numbers, if all are; else texts, with what is no string as JSON |
 from __future__ import annotations
 
 import difflib
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -338,14 +337,3 @@ def without_score(text: str, candidates: pa.Table, rows: npt.NDArray[np.bool_]) 
     names = status.dictionary.to_pylist()
     texts = [text if name == "ok" else f"{text} (status {name})" for name in names]
     return choose([*texts, text], status.indices.fill_null(len(names)).to_numpy())
-
-
-def id_order(ids: Iterable[str], seed: int) -> npt.NDArray[np.uint64]:
-    """A pseudo-random number for each id that depends on (seed, id) only, uint64, shape (n,)."""
-    seeded = hashlib.blake2b(f"winnow:{seed}:".encode(), digest_size=8)
-    digests = bytearray()
-    for row_id in ids:
-        one = seeded.copy()  # a third of the time of hashing the seed again
-        one.update(row_id.encode("utf-8", "surrogatepass"))
-        digests += one.digest()
-    return np.frombuffer(bytes(digests), dtype=">u8").astype(np.uint64)

@@ -38,15 +38,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.selectors.base import (
-    Budget,
-    Decisions,
-    Vectors,
-    VectorSelector,
-    choose,
-    id_order,
-    id_ranks,
-)
+from pipelines.selectors.base import Budget, Decisions, Vectors, VectorSelector, choose, id_ranks
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.vectors import fastest_device, one_thread_each
 
 if TYPE_CHECKING:

@@ -65,12 +65,12 @@ from pipelines.selectors.base import (
     Decisions,
     Selector,
     choose,
-    id_order,
     id_ranks,
     scores,
     total_tokens,
     without_score,
 )
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.q_tuning_plane import (
     MAX_ALPHA,
     Bools,
