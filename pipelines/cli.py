@@ -183,7 +183,7 @@ def run(
     """Run a recipe: read, dedupe, score, select, emit. Run it again to resume. Beam options go after `--`."""
     _quiet_libraries(verbose, log_format)
     with _failures():
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
 
         loaded = load_recipe(recipe, set_ or ())
         out = output or loaded.output
@@ -213,7 +213,7 @@ def select(
     _quiet_libraries(verbose=False, log_format=log_format)
     with _failures(out):
         from pipelines.progress import Progress
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
         from pipelines.run import reselect
         from pipelines.runner import choose_runner
 
@@ -229,7 +229,7 @@ def plan(context: typer.Context, recipe: RecipePath, set_: Overrides = None, lim
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import plan_text
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
 
         _reach_stores(context.args)
         _show(plan_text(load_recipe(recipe, set_ or ()), limit))
@@ -278,7 +278,7 @@ def validate(context: typer.Context, recipe: RecipePath, set_: Overrides = None)
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import check_inputs_and_model
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
 
         _reach_stores(context.args)
         loaded = load_recipe(recipe, set_ or ())
