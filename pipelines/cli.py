@@ -322,8 +322,23 @@ def init(
         from pipelines.published import write_recipe
 
         written = write_recipe(recipe, path)
-        also = f" and {written[1]}" if written[1:] else ""
-        _show(f"Wrote {path}{also}. Edit `inputs` and `model`, then: winnow validate {path}")
+        _show(f"Wrote {' and '.join(map(str, written))}. Edit `inputs` and `model`, then: winnow validate {path}")
+
+
+@app.command()
+def schema(
+    format_: Annotated[
+        Literal["json", "markdown"],
+        typer.Option("--format", help="json: JSON schema, for editors; markdown: the reference of recipes."),
+    ] = "json",
+) -> None:
+    """Print every key of a recipe with its type, bounds, default and meaning."""
+    with _failures():
+        if format_ == "json":
+            from pipelines.recipe_schema import schema_json as text
+        else:
+            from pipelines.recipe_reference import reference as text
+        _show(text().rstrip("\n"))
 
 
 @app.command()

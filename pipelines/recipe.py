@@ -43,7 +43,8 @@ class EmitSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     tokens: typing.Literal["auto", "always", "never"] = Field(
         "auto",
-        description="input_ids and labels of the target tokenizer; auto: when a selector prunes tokens",
+        description="whether input_ids and labels of the target's tokenizer are written; auto: where a "
+        "selector prunes or weighs tokens",
     )
 
 
@@ -76,45 +77,77 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(description="name of the resulting set")
-    seed: int = Field(0, description="the one number all randomness derives from")
-    inputs: tuple[InputSpec, ...] = Field(min_length=1, description="where rows come from")
+    name: str = Field(description="name of the resulting set, for the report, the card and the manifest")
+    seed: int = Field(
+        0,
+        description="the one number that all randomness derives from; another seed gives another sample, "
+        "and nothing else",
+    )
+    inputs: tuple[InputSpec, ...] = Field(
+        min_length=1, description="where rows come from; their order does not matter"
+    )
     max_bad_fraction: float = Field(
-        0.01, ge=0, le=1, description="share of unreadable rows above which the run fails after reading"
+        0.01,
+        ge=0,
+        le=1,
+        description="largest share of rows that may be unreadable; above it the run fails after reading, "
+        "with a table of reasons",
     )
     max_failed_fraction: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="share of rows a model may fail on (an error, NaN or infinity) before the run fails",
+        description="largest share of rows that a model may fail on (an error, NaN or infinity); above it "
+        "the run fails after the stage of that model",
     )
     model: ModelSettings | None = Field(
-        None, description="the model that will be tuned; it computes the scores"
+        None,
+        description="the target: the model that will be tuned, as it is before that; it computes the scores",
     )
-    dedupe: DedupeSettings = Field(default_factory=lambda: DedupeSettings(), description="duplicate removal")
+    dedupe: DedupeSettings = Field(
+        default_factory=lambda: DedupeSettings(),
+        description="which duplicates are dropped, and which of them stays",
+    )
     decontaminate: DecontaminateSettings | None = Field(
-        None, description="drop rows that hold items of evaluation sets"
+        None,
+        description="which evaluation sets the training set must not hold; this stage is the first, over "
+        "every row",
     )
     models: dict[Role, ModelSettings] = Field(
-        default_factory=dict, description="models that scorers compare the target with, by role"
+        default_factory=dict,
+        description="models that scorers compare the target with, by role: reference, base or previous; "
+        "they share its tokenizer and chat template",
     )
     check: CheckSettings | None = Field(
-        None, description="how answers are read, and where the right ones are; on by itself when needed"
+        None,
+        description="how final answers are read out of responses, and which field holds the right ones; on "
+        "by itself where a selector reads what it gives",
     )
     embed: EmbeddingSettings | None = Field(
-        None, description="the embedding model, for selectors that read vectors"
+        None, description="the embedding model, for selectors that read vectors of the rows"
     )
-    score: tuple[str, ...] = Field((), description="scorers to compute, see `winnow methods`")
+    score: tuple[str, ...] = Field(
+        (),
+        description="names of the scorers to compute; they share the passes of the model, and their order "
+        "does not matter",
+    )
     store: tuple[StoredOutput, ...] = Field(
-        (), description="outputs of the model to keep beside the scores: per response token, or per row"
+        (),
+        description="outputs of the model to keep in OUT/scores beside the scores: a list of numbers per "
+        "response token, or of a row",
     )
     select: tuple[Any, ...] = Field(
-        (), description="selectors, applied one after the other; none keeps every row"
+        (),
+        description="selectors, applied one after the other to the rows that the one before kept; none "
+        "keeps every row",
     )
     emit: EmitSettings = Field(
-        default_factory=lambda: EmitSettings(tokens="auto"), description="what to write"
+        default_factory=lambda: EmitSettings(tokens="auto"),
+        description="what the training set carries besides conversations, scores and decisions",
     )
-    output: str | None = Field(None, description="output folder")
+    output: str | None = Field(
+        None, description="output folder, or a place in s3:// or gs://; --output goes before it"
+    )
 
     @field_validator("select", mode="before")
     @classmethod
