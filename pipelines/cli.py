@@ -322,7 +322,8 @@ def init(
         from pipelines.published import write_recipe
 
         written = write_recipe(recipe, path)
-        _show(f"Wrote {' and '.join(map(str, written))}. Edit `inputs` and `model`, then: winnow validate {path}")
+        wrote = " and ".join(map(str, written))
+        _show(f"Wrote {wrote}. Edit `inputs` and `model`, then: winnow validate {path}")
 
 
 @app.command()
