@@ -264,12 +264,21 @@ def report(context: typer.Context, out: OutFolder) -> None:
 
 
 @app.command()
-def methods() -> None:
+def methods(
+    format_: Annotated[
+        Literal["text", "markdown"],
+        typer.Option(
+            "--format", help="text: a list for the terminal; markdown: the page, formulas included."
+        ),
+    ] = "text",
+) -> None:
     """List every scorer and selector."""
     with _failures():
-        from pipelines.methods import methods_text
-
-        _show(methods_text())
+        if format_ == "text":
+            from pipelines.methods import methods_text as text
+        else:
+            from pipelines.methods_reference import methods_page as text
+        _show(text().rstrip("\n"))
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
