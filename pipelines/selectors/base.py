@@ -179,10 +179,14 @@ class VectorSelector(Selector):
 class Budget(BaseModel):
     """How much a selector keeps: exactly one of a fraction, a number of examples, a number of tokens."""
 
-    keep: float | None = Field(default=None, ge=0, le=1, description="fraction of the candidates")
-    keep_examples: int | None = Field(default=None, ge=0, description="number of examples")
+    keep: float | None = Field(
+        default=None, ge=0, le=1, description="share of the candidates to keep, rounded down"
+    )
+    keep_examples: int | None = Field(default=None, ge=0, description="number of rows to keep at most")
     keep_tokens: int | None = Field(
-        default=None, ge=0, description="number of tokens, prompt and response, of the target tokenizer"
+        default=None,
+        ge=0,
+        description="tokens to keep at most, prompt and response, of the target's tokenizer",
     )
 
     @model_validator(mode="after")

@@ -40,10 +40,14 @@ class SemDeDup(VectorSelector, Budget):
     source: ClassVar[str] = "SemDeDup, arXiv 2303.09540, under a budget"
 
     clusters: int | None = Field(
-        default=None, ge=1, description="of k-means; rows are compared within one; null: by number of rows"
+        default=None,
+        ge=1,
+        description="clusters of k-means, within which rows are compared; null: by the number of rows",
     )
     which_to_keep: WhichToKeep = Field(
-        default="hard", description="of rows alike: the farthest from the centroid, the nearest, or any"
+        default="hard",
+        description="which of rows alike stays: hard, the farthest from its centroid; easy, the nearest; "
+        "random",
     )
 
     def decide_with(self, candidates: pa.Table, vectors: Vectors, seed: int) -> Decisions:
