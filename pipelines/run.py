@@ -14,6 +14,7 @@ from connectors.shards import Unit, plan_units
 from connectors.storage import is_remote, join, resolved, write_text
 from connectors.storage_clients import set_options
 from pipelines.books import check_books, make_manifest
+from pipelines.decide import Known, select
 from pipelines.emit import emit
 from pipelines.failed_rows import check_failed_rows
 from pipelines.ingest import TooManyBadRows, check_bad_rows, ingest
@@ -23,7 +24,6 @@ from pipelines.publish import publish, publish_bad_rows
 from pipelines.recipe import Recipe, RecipeError, parse_recipe
 from pipelines.run_log import CONTEXT, identified_run
 from pipelines.runner import RunnerChoice
-from pipelines.select import Known, select
 from pipelines.stages import WORK, StageResult, Workspace, load_stage, prune_stages
 from pipelines.suspects import list_suspects
 from scorers.base import ROLES

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.job_service import cancel_job, check_endpoint
 from pipelines.run_log import CONTEXT
+from scorers.models.cores import usable_cores
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -94,8 +95,7 @@ class RunnerChoice:
     @property
     def threads(self) -> int:
         """CPU threads that each worker process may use: its share of the cores that this process may use."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self.workers)
+        return max(1, usable_cores() // self.workers)
 
 
 def choose_runner(workers: int, beam_args: Sequence[str]) -> RunnerChoice:
