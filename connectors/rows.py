@@ -29,6 +29,7 @@ class Rows:
     Args:
         table: The rows.
         name: What they are, in the plural, for the headline.
+        shown: How many rows it shows of itself.
 
     Example:
         >>> print(Rows(pa.table({"id": ["a", "b"], "loss": [1.25, None]})))
@@ -38,9 +39,10 @@ class Rows:
         b
     """
 
-    def __init__(self, table: pa.Table, name: str = "rows") -> None:
+    def __init__(self, table: pa.Table, name: str = "rows", shown: int = SHOWN_ROWS) -> None:
         self.table = table
         self._name = name
+        self._most = shown
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -65,7 +67,7 @@ class Rows:
         return row
 
     def _of(self, table: pa.Table) -> Rows:
-        return Rows(table, self._name)
+        return Rows(table, self._name, self._most)
 
     @property
     def column_names(self) -> list[str]:
@@ -90,12 +92,12 @@ class Rows:
 
     def __repr__(self) -> str:
         lines = _columns_of_text(self._shown())
-        left = len(self) - SHOWN_ROWS
+        left = len(self) - self._most
         return "\n".join([self.headline(), *lines, *([f"... {left:,} more"] if left > 0 and lines else [])])
 
     def _shown(self) -> pa.Table:
         """The first rows, without columns that are null in all of them."""
-        table = self.table.slice(0, SHOWN_ROWS)
+        table = self.table.slice(0, self._most)
         return table.select([name for name in table.column_names if table[name].null_count < len(table)])
 
     def _repr_html_(self) -> str:
