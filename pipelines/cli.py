@@ -279,10 +279,11 @@ def validate(context: typer.Context, recipe: RecipePath, set_: Overrides = None)
     with _failures():
         from pipelines.plan import check_inputs_and_model
         from pipelines.recipe import load_recipe
+        from pipelines.runner import choose_runner
 
         _reach_stores(context.args)
         loaded = load_recipe(recipe, set_ or ())
-        for line in check_inputs_and_model(loaded):
+        for line in check_inputs_and_model(loaded, here=choose_runner(1, context.args).is_local):
             _show(line)
         _show(f"{recipe}: fine. Next: winnow plan {recipe}")
 

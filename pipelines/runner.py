@@ -93,7 +93,12 @@ class RunnerChoice:
 
     @property
     def threads(self) -> int:
-        """CPU threads that each worker process may use: its share of the cores that this process may use."""
+        """CPU threads of one piece of work: the share of a worker process in the cores of this machine.
+
+        One elsewhere: a cluster runs as many pieces side by side as its machines have slots.
+        """
+        if not self.is_local:
+            return 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // self.workers)
 
