@@ -135,6 +135,11 @@ class InputFile:
     fault: str | None = None
     groups: tuple[int, int] | None = None
 
+    @property
+    def id_prefix(self) -> str:
+        """What the ids of its rows begin with."""
+        return f"{self.source}/{self.name}:"
+
 
 def find_files(spec: InputSpec, base: Path) -> list[InputFile]:
     """The files of an input, sorted by name.
@@ -162,6 +167,29 @@ def find_files(spec: InputSpec, base: Path) -> list[InputFile]:
     if spec.split:
         raise ValueError(f"input {path!r}: split is for Hugging Face data sets; this is plain files")
     return _input_files(spec, _local(path, full, base))
+
+
+def find_all_files(specs: Iterable[InputSpec], base: Path) -> list[tuple[InputFile, ...]]:
+    """The files of several inputs, in their order.
+
+    Args:
+        specs: The inputs.
+        base: Folder that relative paths start from.
+
+    Raises:
+        ValueError: If a path matches nothing, or two files would give the same ids.
+    """
+    found = [tuple(find_files(spec, base)) for spec in specs]
+    seen: dict[str, str] = {}
+    for file in (file for files in found for file in files):
+        other = seen.setdefault(file.id_prefix, file.path)
+        if other != file.path:
+            raise ValueError(
+                f"{other} and {file.path} would give their rows the same ids "
+                f"({file.id_prefix}...). "
+                "Give one of the two inputs another `source:` name."
+            )
+    return found
 
 
 def _local(path: str, full: str, base: Path) -> list[tuple[str, str]]:

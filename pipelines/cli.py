@@ -390,6 +390,34 @@ def push(
         _show(f"Pushed to {push_run(out, repo_id, private=private)}")
 
 
+@app.command(name="fine-tune")
+def fine_tune(
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="Output folder of a run, or Parquet of `winnow export`.")
+    ],
+    to: Annotated[Path, typer.Option(help="Folder for the trained model.")],
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the run's model.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps; default: as --epochs says.")
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="How often each row is seen, without --steps.")] = 3.0,
+    step_tokens: Annotated[int, typer.Option(min=1, help="Trained tokens of a step.")] = 2048,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest; default: by the model's size, 1e-3 for 1 million.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of the rows.")] = 0,
+) -> None:
+    """Fine-tune a model on the training set of OUT with TRL, token masks and weights honoured."""
+    _quiet_libraries(verbose=False)
+    with _failures():
+        from pipelines.progress import Progress
+        from pipelines.training.fine_tune import TrainingSettings, fine_tuned_text
+        from pipelines.training.fine_tune import fine_tune as train
+
+        settings = TrainingSettings(steps, epochs, step_tokens, learning_rate, seed)
+        _show(fine_tuned_text(train(out, model, to, settings, Progress(_console()))))
+
+
 def _close(finished: Finished) -> None:
     from pipelines.run_log import CONTEXT
 

@@ -6,24 +6,23 @@ compute is an error that names the scorer to add.
 
 from __future__ import annotations
 
-import difflib
-import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from connectors.readers import InputSpec
+from connectors.settings import nearest, parse_settings
 from pipelines.check_settings import CHECK_COLUMNS, CheckSettings
 from pipelines.decontaminate.settings import DecontaminateSettings
 from pipelines.dedupe.settings import DedupeSettings
 from pipelines.plain_values import why_refused
 from pipelines.selectors.base import FIELD, Selector, VectorSelector
 from pipelines.selectors.catalog import parse_selector
-from scorers.base import ROLES, Output, Role
-from scorers.catalog import SCORERS, columns_of, comparing, in_one_pass, stored_for
+from scorers.base import Output, Role
+from scorers.catalog import SCORERS, beside_losses, check_roles, columns_of, comparing, in_one_pass
 from scorers.models.settings import EmbeddingSettings, ModelSettings
 
 
@@ -168,7 +167,7 @@ class Recipe(BaseModel):
     def _known_scorers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name not in SCORERS:
-                raise ValueError(f"unknown scorer {name!r}{_nearest(name, SCORERS)}; see `winnow methods`")
+                raise ValueError(f"unknown scorer {name!r}{nearest(name, SCORERS)}; see `winnow methods`")
         return tuple(dict.fromkeys(value))
 
     @model_validator(mode="after")
@@ -179,16 +178,7 @@ class Recipe(BaseModel):
             raise ValueError("`store:` needs a `model:` and at least one scorer in `score:`")
         if self.emit.tokens == "always" and not self.score:
             raise ValueError("emit.tokens: always needs a `model:` and at least one scorer in `score:`")
-        read = {role: scorer.name for scorer in comparing(self.score) for role in scorer.roles}
-        for role, name in read.items():
-            if role not in self.models:
-                raise ValueError(
-                    f"score: {name} compares the target with its {role} ({ROLES[role]}); "
-                    f"name it: `models: {{{role}: {{path: ...}}}}`"
-                )
-        for role in self.models:
-            if role not in read:
-                raise ValueError(f"models.{role}: no scorer in `score:` reads it; remove it")
+        check_roles(self.score, self.models)
         return self
 
     @model_validator(mode="after")
@@ -240,21 +230,16 @@ class Recipe(BaseModel):
         """What each model computes and stores, the target first."""
         if self.model is None or not self.score:
             return
-        outputs = {*self.store, *_beside_losses(self.score, "")}
+        outputs = {*self.store, *beside_losses(self.score, "")}
         yield ModelPass("", self.model, in_one_pass(self.score), self.stores_tokens, tuple(sorted(outputs)))
         for role, settings in sorted(self.models.items()):
-            yield ModelPass(role, settings, (), True, _beside_losses(self.score, role))
+            yield ModelPass(role, settings, (), True, beside_losses(self.score, role))
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out, as plain JSON."""
         plain = self.model_dump(mode="json", exclude={"select"})
         plain["select"] = [{s.name: s.model_dump(mode="json")} for s in self.select]
         return plain
-
-
-def _beside_losses(scorers: Iterable[str], model: Role | typing.Literal[""]) -> tuple[Output, ...]:
-    """What comparing scorers read of a model beside its log-probabilities, which are stored as losses."""
-    return tuple(output for output in stored_for(scorers, model) if output != "logprob")
 
 
 def _how_to_compute(missing: Sequence[str]) -> str:
@@ -267,11 +252,6 @@ def _scorers_of(columns: Sequence[str]) -> set[str]:
     return {name for name in SCORERS for column in columns_of((name,)) if column.name in columns}
 
 
-def _nearest(name: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (nearest: {close[0]!r})" if close else ""
-
-
 def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     """Checks a recipe given as plain data.
 
@@ -280,54 +260,7 @@ def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     """
     if fault := why_refused(raw):
         raise RecipeError(f"{where}: {fault}")
-    problems = unknown_keys(Recipe, raw)
-    if problems:
-        raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
     try:
-        return Recipe.model_validate(raw)
-    except ValidationError as error:
-        lines = []
-        for item in error.errors(include_url=False):
-            key = ".".join(str(part) for part in item["loc"])
-            lines.append(f"{where}: {key + ': ' if key else ''}{item['msg'].removeprefix('Value error, ')}")
-        raise RecipeError("\n".join(lines)) from error
-
-
-def unknown_keys(model: type[BaseModel], value: Any, at: str = "") -> list[str]:  # noqa: ANN401 - raw YAML
-    """Keys of `value` that `model` does not have, each with its place and the nearest known key."""
-    if not isinstance(value, dict):
-        return []
-    problems = []
-    for key, item in value.items():
-        place = f"{at}{key}"
-        field = model.model_fields.get(str(key))
-        if field is None:
-            known = ", ".join(model.model_fields)
-            problems.append(
-                f"unknown key `{place}`{_nearest(str(key), model.model_fields)}; known here: {known}"
-            )
-            continue
-        inner = _model_in(field.annotation)
-        if inner is not None:
-            items = _parts(place, item, typing.get_origin(field.annotation) is dict)
-            problems += [problem for prefix, part in items for problem in unknown_keys(inner, part, prefix)]
-    return problems
-
-
-def _parts(place: str, item: Any, named: bool) -> list[tuple[str, Any]]:  # noqa: ANN401 - raw YAML
-    """The values to check in an item, each with its place: of a list, of a mapping of names, or itself."""
-    if isinstance(item, list):
-        return [(f"{place}.{index}.", part) for index, part in enumerate(item)]
-    if named and isinstance(item, dict):
-        return [(f"{place}.{name}.", part) for name, part in item.items()]
-    return [(f"{place}.", item)]
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any annotation
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation if issubclass(annotation, BaseModel) else None
-    for argument in typing.get_args(annotation):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None
+        return parse_settings(Recipe, raw, where)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error

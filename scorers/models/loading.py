@@ -117,7 +117,7 @@ def _load(settings: ModelSettings) -> LoadedModel:
     check_device(settings)
     kind = resolve_device(settings)
     dtype = torch.float32 if resolve_dtype(settings, kind) == "float32" else torch.bfloat16
-    tokenizer, model = _read(settings, dtype)
+    tokenizer, model = read_model(settings, dtype)
     model.eval().requires_grad_(False)
     if settings.device == "spread":
         places = getattr(model, "hf_device_map", {"": model.device})  # no map where one device holds it all
@@ -126,17 +126,7 @@ def _load(settings: ModelSettings) -> LoadedModel:
         device = own_cuda_device() if kind == "cuda" else torch.device("cpu")
         model.to(device)
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    renderer = Renderer(
-        tokenizer=tokenizer,
-        template=choose_template(tokenizer, settings.chat_template),
-        max_tokens=_max_tokens(settings, model.config, tokenizer),
-        on_overflow=settings.on_overflow,
-        vocabulary=vocabulary,
-        loss_on=settings.loss_on,
-        score_end=settings.score_end,
-        on_control_tokens=settings.on_control_tokens,
-    )
-    check_template(renderer)
+    renderer = renderer_of(settings, tokenizer, model)
     network = _take_apart(model, device, vocabulary)
     _check_network(settings.path, model, network, vocabulary, dtype)
     network = replace(
@@ -160,14 +150,38 @@ def _load(settings: ModelSettings) -> LoadedModel:
     )
 
 
-def _read(settings: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The tokenizer and the model, as transformers loads them."""
+def renderer_of(settings: ModelSettings, tokenizer: Any, model: Any) -> Renderer:  # noqa: ANN401 - untyped
+    """How conversations become token ids of a model: one way for scoring and for training.
+
+    Raises:
+        ValueError: If its chat template breaks on plain conversations, or `max_tokens` is above its context.
+    """
+    renderer = Renderer(
+        tokenizer=tokenizer,
+        template=choose_template(tokenizer, settings.chat_template),
+        max_tokens=_max_tokens(settings, model.config, tokenizer),
+        on_overflow=settings.on_overflow,
+        vocabulary=int(model.get_input_embeddings().weight.shape[0]),
+        loss_on=settings.loss_on,
+        score_end=settings.score_end,
+        on_control_tokens=settings.on_control_tokens,
+    )
+    check_template(renderer)
+    return renderer
+
+
+def read_model(settings: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The tokenizer and the model as transformers loads them, from safetensors and without code of others.
+
+    Raises:
+        ValueError: If it cannot be loaded, or weights are missing.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     refuse_pickles(settings)
     source = {"pretrained_model_name_or_path": settings.path, "revision": settings.revision or "main"}
     try:
-        with _no_progress_bar():
+        with no_progress_bar():
             tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
             model, info = AutoModelForCausalLM.from_pretrained(
                 **source, dtype=dtype, use_safetensors=True, trust_remote_code=False,
@@ -313,7 +327,7 @@ def _close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """Keeps transformers' own bar out of ours."""
     from transformers.utils import logging
 
