@@ -104,7 +104,8 @@ class Rows:
         table = self._shown()
         names = table.column_names[:SHOWN_COLUMNS]
         left = len(self.column_names) - len(names)
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in [*names, *([f"+{left}"] if left else [])])
+        headings = [*map(_short, names), *([f"+{left}"] if left else [])]
+        head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(_cell(row[name]))}</td>" for name in names) + "</tr>"
             for row in table.select(names).to_pylist()
@@ -122,7 +123,7 @@ def _columns_of_text(table: pa.Table) -> list[str]:
     shown: list[list[str]] = []
     width = 0
     for name in table.column_names:
-        cells = [name, *(_cell(value) for value in table.column(name).to_pylist())]
+        cells = [_short(name), *(_cell(value) for value in table.column(name).to_pylist())]
         size = max(map(len, cells))
         if shown and width + size > LINE_CHARS:
             shown.append([f"(+{table.num_columns - len(shown)} columns)", *([""] * table.num_rows)])

@@ -313,7 +313,7 @@ def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         RecipeError: Naming each key that is wrong.
     """
-    _check_values(raw, where)
+    _check_values(raw, where or "recipe")
     try:
         return parse_settings(Recipe, raw, where)
     except ValueError as error:
