@@ -34,20 +34,41 @@ class InputSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str | None = Field(
-        default=None, description="file, folder, glob, or folder of Hugging Face datasets"
+        default=None,
+        description="file, folder, glob, or folder that Hugging Face datasets saved; s3:// and gs:// too; a"
+        " relative path starts at the current folder",
     )
-    dataset: str | None = Field(default=None, description="id of a data set on the Hugging Face hub")
+    dataset: str | None = Field(
+        default=None,
+        description="id of a data set on the Hugging Face hub, instead of path; needs the extra winnow[hub]",
+    )
     source: str | None = Field(
-        default=None, min_length=1, description="name of this input; default from its path"
+        default=None,
+        min_length=1,
+        description="name of this input; it begins the ids of its rows, and selectors and the report count "
+        "by it; null: made from the path",
     )
-    format: str = Field(default="auto", description="chat format; default found from the field names")
-    fields: dict[str, str] = Field(default_factory=dict, description="canonical name: field name")
-    pairs: Literal["chosen", "both"] = Field(default="chosen", description="what a preference pair gives")
+    format: str = Field(
+        default="auto", description="chat format of its rows; auto: found for each row from its field names"
+    )
+    fields: dict[str, str] = Field(
+        default_factory=dict,
+        description="fields of other names: the canonical name, then the name in the data",
+    )
+    pairs: Literal["chosen", "both"] = Field(
+        default="chosen",
+        description="what a preference pair gives: the chosen answer as a row (the rejected one stays in "
+        "extra), or a row for each of the two",
+    )
     split: str | None = Field(
-        default=None, description="split of a Hugging Face data set; default all of them"
+        default=None, description="split of a Hugging Face data set, such as train; null: all of them"
     )
-    subset: str | None = Field(default=None, description="configuration of a data set on the hub")
-    revision: str | None = Field(default=None, description="revision of a data set on the hub")
+    subset: str | None = Field(
+        default=None, description="configuration of a data set on the hub, such as main"
+    )
+    revision: str | None = Field(
+        default=None, description="branch, tag or commit of a data set on the hub; null: the newest"
+    )
 
     @field_validator("format")
     @classmethod

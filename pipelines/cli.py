@@ -183,7 +183,7 @@ def run(
     """Run a recipe: read, dedupe, score, select, emit. Run it again to resume. Beam options go after `--`."""
     _quiet_libraries(verbose, log_format)
     with _failures():
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
 
         loaded = load_recipe(recipe, set_ or ())
         out = output or loaded.output
@@ -213,7 +213,7 @@ def select(
     _quiet_libraries(verbose=False, log_format=log_format)
     with _failures(out):
         from pipelines.progress import Progress
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
         from pipelines.run import reselect
         from pipelines.runner import choose_runner
 
@@ -229,7 +229,7 @@ def plan(context: typer.Context, recipe: RecipePath, set_: Overrides = None, lim
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import plan_text
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
 
         _reach_stores(context.args)
         _show(plan_text(load_recipe(recipe, set_ or ()), limit))
@@ -264,12 +264,21 @@ def report(context: typer.Context, out: OutFolder) -> None:
 
 
 @app.command()
-def methods() -> None:
+def methods(
+    format_: Annotated[
+        Literal["text", "markdown"],
+        typer.Option(
+            "--format", help="text: a list for the terminal; markdown: the page, formulas included."
+        ),
+    ] = "text",
+) -> None:
     """List every scorer and selector."""
     with _failures():
-        from pipelines.methods import methods_text
-
-        _show(methods_text())
+        if format_ == "text":
+            from pipelines.methods import methods_text as text
+        else:
+            from pipelines.methods_reference import methods_page as text
+        _show(text().rstrip("\n"))
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
@@ -278,11 +287,12 @@ def validate(context: typer.Context, recipe: RecipePath, set_: Overrides = None)
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import check_inputs_and_model
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
+        from pipelines.runner import choose_runner
 
         _reach_stores(context.args)
         loaded = load_recipe(recipe, set_ or ())
-        for line in check_inputs_and_model(loaded):
+        for line in check_inputs_and_model(loaded, here=choose_runner(1, context.args).is_local):
             _show(line)
         _show(f"{recipe}: fine. Next: winnow plan {recipe}")
 
@@ -322,8 +332,24 @@ def init(
         from pipelines.published import write_recipe
 
         written = write_recipe(recipe, path)
-        also = f" and {written[1]}" if written[1:] else ""
-        _show(f"Wrote {path}{also}. Edit `inputs` and `model`, then: winnow validate {path}")
+        wrote = " and ".join(map(str, written))
+        _show(f"Wrote {wrote}. Edit `inputs` and `model`, then: winnow validate {path}")
+
+
+@app.command()
+def schema(
+    format_: Annotated[
+        Literal["json", "markdown"],
+        typer.Option("--format", help="json: JSON schema, for editors; markdown: the reference of recipes."),
+    ] = "json",
+) -> None:
+    """Print every key of a recipe with its type, bounds, default and meaning."""
+    with _failures():
+        if format_ == "json":
+            from pipelines.recipe_schema import schema_json as text
+        else:
+            from pipelines.recipe_reference import reference as text
+        _show(text().rstrip("\n"))
 
 
 @app.command()
@@ -362,6 +388,34 @@ def push(
         from pipelines.export.push import push as push_run
 
         _show(f"Pushed to {push_run(out, repo_id, private=private)}")
+
+
+@app.command(name="fine-tune")
+def fine_tune(
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="Output folder of a run, or Parquet of `winnow export`.")
+    ],
+    to: Annotated[Path, typer.Option(help="Folder for the trained model.")],
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the run's model.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps; default: as --epochs says.")
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="How often each row is seen, without --steps.")] = 3.0,
+    step_tokens: Annotated[int, typer.Option(min=1, help="Trained tokens of a step.")] = 2048,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest; default: by the model's size, 1e-3 for 1 million.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of the rows.")] = 0,
+) -> None:
+    """Fine-tune a model on the training set of OUT with TRL, token masks and weights honoured."""
+    _quiet_libraries(verbose=False)
+    with _failures():
+        from pipelines.progress import Progress
+        from pipelines.training.fine_tune import TrainingSettings, fine_tuned_text
+        from pipelines.training.fine_tune import fine_tune as train
+
+        settings = TrainingSettings(steps, epochs, step_tokens, learning_rate, seed)
+        _show(fine_tuned_text(train(out, model, to, settings, Progress(_console()))))
 
 
 def _close(finished: Finished) -> None:

@@ -19,7 +19,8 @@ from connectors.shards import parquet_files
 from connectors.storage import fetched, join
 from pipelines.exit_codes import BEAM_STEP, cause_of
 from pipelines.explain import explain_text
-from pipelines.recipe import Recipe, load_recipe, parse_recipe
+from pipelines.recipe import Recipe, parse_recipe
+from pipelines.recipe_file import load_recipe
 from pipelines.run import run
 from pipelines.runner import choose_runner
 from pipelines.suspects import SCHEMA as SUSPECTS_SCHEMA

@@ -79,7 +79,7 @@ def run(
     space = _workspace(out, runner, progress)
     with identified_run(), sole_user(space), _kept_log(space):
         began = time.monotonic()
-        models = _model_identities(recipe)
+        models = _model_identities(recipe, here=runner.is_local)
         ingested, inputs = ingest(space, recipe, limit)
         _report(progress, ingested)
         _check_readable(space, ingested, recipe)
@@ -113,9 +113,7 @@ def drop_rows(
     space: Workspace, recipe: Recipe, units: Sequence[Unit], ingested: StageResult
 ) -> list[StageResult]:
     """The stages that drop rows before the model sees any: evaluation items, then duplicates."""
-    from pipelines.dedupe.stages import (
-        dedupe,
-    )  # compiles its inner loops, which reading a recipe does not need
+    from pipelines.dedupe.stages import dedupe  # compiles its inner loops; reading a recipe does not
 
     stages: list[StageResult] = []
 
@@ -151,13 +149,20 @@ def dropping_of(stages: Sequence[StageResult]) -> list[StageResult]:
     return [stage for stage in stages if stage.name in DROPPING]
 
 
-def _model_identities(recipe: Recipe) -> list[dict[str, Any]]:
-    """What identifies each model of the recipe, the target first; a model that is not there fails at once."""
+def _model_identities(recipe: Recipe, *, here: bool) -> list[dict[str, Any]]:
+    """What identifies each model of the recipe, the target first; a model that is not there fails at once.
+
+    So does one that is to run on a device which this machine has not, if it is to run `here`.
+    """
     passes = list(recipe.passes())
     if not passes:
         return []
-    from scorers.models.loading import fingerprint
+    from scorers.models.fingerprint import fingerprint
+    from scorers.models.loading import check_device
 
+    if here:
+        for one in passes:
+            check_device(one.settings)
     return [{**({"role": one.role} if one.role else {}), **fingerprint(one.settings)} for one in passes]
 
 

@@ -94,8 +94,11 @@ class RunnerChoice:
 
     @property
     def threads(self) -> int:
-        """CPU threads that each worker process may use: its share of the cores that this process may use."""
-        return max(1, usable_cores() // self.workers)
+        """CPU threads of one piece of work: the share of a worker process in the cores of this machine.
+
+        One elsewhere: a cluster runs as many pieces side by side as its machines have slots.
+        """
+        return max(1, usable_cores() // self.workers) if self.is_local else 1
 
 
 def choose_runner(workers: int, beam_args: Sequence[str]) -> RunnerChoice:

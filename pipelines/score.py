@@ -25,6 +25,7 @@ from pipelines.recipe import ModelPass
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.base import FAILURES
 from scorers.models.columns import scores_schema
+from scorers.models.fingerprint import as_known
 from scorers.models.handler import CausalLMHandler, ScoredBatch, ScoringBatch
 from scorers.models.scoring import Stats
 from scorers.models.settings import ModelSettings
@@ -116,7 +117,7 @@ def score(
     drops = drop_files(dropping)
     tasks = [ScoreTask(f"scores-{unit.name}.parquet", unit, drops) for unit in units]
     handler = CausalLMHandler(
-        run.settings,
+        as_known(run.settings, model),
         run.scorers,
         store_tokens=run.tokens,
         store_outputs=run.outputs,
