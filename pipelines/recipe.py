@@ -258,12 +258,8 @@ def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         RecipeError: Naming each key that is wrong.
     """
-<<<<<<< HEAD
-    _check_values(raw, where or "recipe")
-=======
     if fault := why_refused(raw):
-        raise RecipeError(f"{where}: {fault}")
->>>>>>> main
+        raise RecipeError(f"{where or 'recipe'}: {fault}")
     try:
         return parse_settings(Recipe, raw, where)
     except ValueError as error:
