@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
@@ -17,7 +19,9 @@ from connectors import Examples, read
 from pipelines import Run, Selection, deduplicate, open_run, run_recipe, select
 from pipelines.cli import app
 from pipelines.selectors.random_sample import RandomSample
-from scorers import Scores, score
+from scorers import Column, Need, Outputs, Scorer, Scores, register, score
+from scorers.base import RowValues
+from scorers.catalog import SCORERS
 from tests.pipelines.corpus import MODEL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,3 +181,20 @@ def test_a_door_has_what_it_promises_and_nothing_else(room: str) -> None:
         assert callable(getattr(module, name))
     with pytest.raises(AttributeError, match="no attribute 'sellect'"):
         module.sellect  # noqa: B018
+
+
+def test_another_version_of_an_own_scorer_is_scored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text("question,answer\n2 + 2?,4\n3 + 3?,6\n", "utf-8")
+    recipe = {"name": "own", "inputs": [{"path": str(data)}], "model": {"path": str(MODEL)}, "score": ["own"]}
+    need, column = Need("conditional", "logprob"), Column("own", "", 0.0, 9.0, "neither", "a constant")
+    monkeypatch.setitem(SCORERS, "own", SCORERS["loss"])  # taken away again at the end
+
+    def constant(value: float, outputs: Outputs) -> dict[str, RowValues]:
+        return {"own": np.full(len(outputs.tokens[need].offsets) - 1, value)}
+
+    for version in ("1", "2"):
+        register(Scorer("own", (column,), (need,), partial(constant, float(version)), "ours", version))
+        assert run_recipe(recipe, tmp_path / "out").scores["own"].to_pylist() == [float(version)] * 2
