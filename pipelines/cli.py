@@ -393,6 +393,39 @@ def fine_tune(
         _show(fine_tuned_text(train(out, model, to, settings, Progress(_console()))))
 
 
+@app.command()
+def evaluate(
+    outs: Annotated[list[str], typer.Argument(metavar="OUT...", help="Output folders of finished runs.")],
+    held_out: Annotated[
+        str | None, typer.Option(help="Rows to measure on; default: a share of the data's prompts.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the run's model.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each set.")] = 3,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of each training; default: 2 epochs.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest; default: by size.")] = None,
+    answers: Annotated[
+        Literal["math", "exact", "choice"] | None, typer.Option(help="Also check answers, by kind.")
+    ] = None,
+    workers: Workers = 1,
+    to: Annotated[Path | None, typer.Option(help="Folder of results; default OUT/evaluation.")] = None,
+) -> None:
+    """Does the selection help? Train on it, on random rows, the longest, everything; compare. Resumes."""
+    _quiet_libraries(verbose=False)
+    with _failures():
+        from pipelines.evaluate.answers import AnswerSettings
+        from pipelines.evaluate.evaluate import EvaluateSettings
+        from pipelines.evaluate.evaluate import evaluate as measure
+        from pipelines.evaluate.text import evaluated_text
+        from pipelines.progress import Progress
+
+        settings = EvaluateSettings(
+            model, held_out, seeds=seeds, steps=steps, learning_rate=learning_rate, workers=workers,
+            answers=AnswerSettings(answers) if answers else None,
+        )  # fmt: skip
+        done = measure(outs, to, settings, Progress(_console()))
+        _show(evaluated_text(done.results, done.folder))
+
+
 def _close(finished: Finished) -> None:
     from pipelines.run_log import CONTEXT
 
