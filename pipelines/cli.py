@@ -183,7 +183,7 @@ def run(
     """Run a recipe: read, dedupe, score, select, emit. Run it again to resume. Beam options go after `--`."""
     _quiet_libraries(verbose, log_format)
     with _failures():
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
 
         loaded = load_recipe(recipe, set_ or ())
         out = output or loaded.output
@@ -213,7 +213,7 @@ def select(
     _quiet_libraries(verbose=False, log_format=log_format)
     with _failures(out):
         from pipelines.progress import Progress
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
         from pipelines.run import reselect
         from pipelines.runner import choose_runner
 
@@ -229,7 +229,7 @@ def plan(context: typer.Context, recipe: RecipePath, set_: Overrides = None, lim
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import plan_text
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
 
         _reach_stores(context.args)
         _show(plan_text(load_recipe(recipe, set_ or ()), limit))
@@ -264,12 +264,21 @@ def report(context: typer.Context, out: OutFolder) -> None:
 
 
 @app.command()
-def methods() -> None:
+def methods(
+    format_: Annotated[
+        Literal["text", "markdown"],
+        typer.Option(
+            "--format", help="text: a list for the terminal; markdown: the page, formulas included."
+        ),
+    ] = "text",
+) -> None:
     """List every scorer and selector."""
     with _failures():
-        from pipelines.methods import methods_text
-
-        _show(methods_text())
+        if format_ == "text":
+            from pipelines.methods import methods_text as text
+        else:
+            from pipelines.methods_reference import methods_page as text
+        _show(text().rstrip("\n"))
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
@@ -278,7 +287,7 @@ def validate(context: typer.Context, recipe: RecipePath, set_: Overrides = None)
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import check_inputs_and_model
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
         from pipelines.runner import choose_runner
 
         _reach_stores(context.args)
@@ -323,8 +332,24 @@ def init(
         from pipelines.published import write_recipe
 
         written = write_recipe(recipe, path)
-        also = f" and {written[1]}" if written[1:] else ""
-        _show(f"Wrote {path}{also}. Edit `inputs` and `model`, then: winnow validate {path}")
+        wrote = " and ".join(map(str, written))
+        _show(f"Wrote {wrote}. Edit `inputs` and `model`, then: winnow validate {path}")
+
+
+@app.command()
+def schema(
+    format_: Annotated[
+        Literal["json", "markdown"],
+        typer.Option("--format", help="json: JSON schema, for editors; markdown: the reference of recipes."),
+    ] = "json",
+) -> None:
+    """Print every key of a recipe with its type, bounds, default and meaning."""
+    with _failures():
+        if format_ == "json":
+            from pipelines.recipe_schema import schema_json as text
+        else:
+            from pipelines.recipe_reference import reference as text
+        _show(text().rstrip("\n"))
 
 
 @app.command()

@@ -32,7 +32,7 @@ from pipelines.report_examples import (
     suspect_examples,
     visible,
 )
-from pipelines.selectors.base import id_order
+from pipelines.selectors.id_order import id_order
 from scorers.catalog import SCORERS
 
 PLANE_POINTS = 3_000
@@ -271,7 +271,7 @@ def _plane(kept: pa.Table, dropped: pa.Table) -> PlaneChart | None:
     loss, entropy = _values(both, "loss"), _values(both, "entropy")
     sample = np.arange(both.num_rows)
     if both.num_rows > PLANE_POINTS:
-        order = id_order(both["id"].to_pylist(), seed=0)
+        order = id_order(both["id"], seed=0)
         sample = np.sort(np.argpartition(order, PLANE_POINTS)[:PLANE_POINTS])
     regions = _q_tuning_regions(loss, entropy, keep, both["quadrant"].to_pylist())
     picture = plane(loss, entropy, keep, sample, regions)

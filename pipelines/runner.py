@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.job_service import cancel_job, check_endpoint
 from pipelines.run_log import CONTEXT
+from scorers.models.cores import usable_cores
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -97,10 +98,7 @@ class RunnerChoice:
 
         One elsewhere: a cluster runs as many pieces side by side as its machines have slots.
         """
-        if not self.is_local:
-            return 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self.workers)
+        return max(1, usable_cores() // self.workers) if self.is_local else 1
 
 
 def choose_runner(workers: int, beam_args: Sequence[str]) -> RunnerChoice:

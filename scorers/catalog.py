@@ -22,7 +22,7 @@ from scorers import (
     top1_agreement,
     whole_text,
 )
-from scorers.base import Column, Need, Output, Role, Scorer
+from scorers.base import ROLES, Column, Need, Output, Role, Scorer
 
 SCORERS: dict[str, Scorer] = {
     module.SCORER.name: module.SCORER
@@ -104,6 +104,34 @@ def stored_for(names: Iterable[str], model: Role | Literal[""]) -> tuple[Output,
     """The outputs of a model that comparing scorers read, sorted; "" is the target."""
     needs = (need for scorer in comparing(names) for need in scorer.needs)
     return tuple(sorted({need.output for need in needs if need.model == model}))
+
+
+def beside_losses(names: Iterable[str], model: Role | Literal[""]) -> tuple[Output, ...]:
+    """What comparing scorers read of a model beside its log-probabilities, which are stored as losses."""
+    return tuple(output for output in stored_for(names, model) if output != "logprob")
+
+
+def check_roles(names: Iterable[str], given: Iterable[str]) -> None:
+    """Checks that exactly the models are given that scorers compare the target with.
+
+    Args:
+        names: Names of scorers.
+        given: Roles of the models that there are.
+
+    Raises:
+        ValueError: If one is missing, or nothing reads it.
+    """
+    given = list(given)
+    read = {role: scorer.name for scorer in comparing(names) for role in scorer.roles}
+    for role, name in read.items():
+        if role not in given:
+            raise ValueError(
+                f"score: {name} compares the target with its {role} ({ROLES[role]}); "
+                f"name it: `models: {{{role}: {{path: ...}}}}`"
+            )
+    for other in given:
+        if other not in read:
+            raise ValueError(f"models.{other}: no scorer in `score:` reads it; remove it")
 
 
 def views_of(needs: Sequence[Need]) -> tuple[str, ...]:

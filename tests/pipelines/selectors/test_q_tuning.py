@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.selectors.base import Decisions, id_order
+from pipelines.selectors.base import Decisions
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.q_tuning import QTuning
 from pipelines.selectors.q_tuning_plane import (
     MAX_ALPHA,
