@@ -28,8 +28,8 @@ class AnswerSettings:
     """
 
     kind: Kind
-    rows: int = 200
-    tokens: int = 256
+    rows: int
+    tokens: int
 
 
 def right_answers(

@@ -1,4 +1,4 @@
-"""`winnow evaluate`: the same model trained on the selected rows and on other sets, measured on held-out rows.
+"""`winnow evaluate`: one model trained on the selected rows and on other sets, measured on held-out rows.
 
 Every arm starts from the same weights and has the same number of steps of the same number of trained tokens,
 the same learning rate, and for each seed its own order of rows. An arm that is done is not trained again: its
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +108,9 @@ def _model_settings(runs: Sequence[Run], model: str | None) -> ModelSettings:
 
 
 def _held_out(pool: pa.Table, renderer: Renderer, settings: EvaluateSettings) -> HeldOut:
-    kind = settings.answers.kind if settings.answers else None
     if settings.held_out is not None:
-        return from_file(settings.held_out, pool, renderer, settings.held_out_rows, kind)
-    return split(pool, renderer, settings.held_out_share, settings.held_out_rows, kind)
+        return from_file(settings.held_out, pool, renderer, settings.held_out_rows, settings.answers)
+    return split(pool, renderer, settings.held_out_share, settings.held_out_rows, settings.answers)
 
 
 def _selected(run: Run, held_out: HeldOut, model: ModelSettings, renderer: Renderer) -> TokenRows:
@@ -145,7 +144,7 @@ def _facts(
         "steps": training.steps,
         "step_tokens": training.step_tokens,
         "learning_rate": training.learning_rate,
-        "answers": asdict(settings.answers) if settings.answers else None,
+        "answers": settings.answers,
         "held_out": held_out.facts,
         "left_out": left_out,
         "notes": list(held_out.notes),
@@ -158,8 +157,8 @@ def _said(facts: dict[str, Any], everything: TokenRows) -> list[str]:
     lines = [
         f"Held out: {held_out['rows']:,} rows of {held_out['prompts']:,} prompts ({held_out['from']})",
         f"All other rows: {everything.table.num_rows:,}, {int(everything.trained.sum()):,} trained tokens",
-        f"Each model: {facts['steps']:,} steps of about {facts['step_tokens']:,} trained tokens, learning rate "
-        f"{facts['learning_rate']:.1e}",
+        f"Each model: {facts['steps']:,} steps of about {facts['step_tokens']:,} trained tokens, "
+        f"learning rate {facts['learning_rate']:.1e}",
     ]
     for name, reasons in facts["left_out"].items():
         lines += [f"Left out of {name}: {count:,} rows: {reason}" for reason, count in reasons.items()]

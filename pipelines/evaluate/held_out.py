@@ -72,8 +72,8 @@ def from_file(path: str, pool: pa.Table, renderer: Renderer, most: int, kind: Ki
     }
     if not left.num_rows:
         raise ValueError(
-            f"--held-out {path}: all {table.num_rows:,} rows are in the data that was selected from, so models "
-            "may have been trained on them; give rows that the recipe does not read"
+            f"--held-out {path}: all {table.num_rows:,} rows are in the data that was selected from, so "
+            "models may have been trained on them; give rows that the recipe does not read"
         )
     return _measured(left, renderer, most, kind, frozenset(), facts, ())
 
@@ -101,8 +101,8 @@ def split(pool: pa.Table, renderer: Renderer, share: float, most: int, kind: Kin
         "left_out": {},
     }
     note = (
-        "The held-out rows are of the same data, wrong answers included, and nobody checked them: a selection "
-        "that removes wrong answers is measured on them too. With rows that are known to be good: --held-out FILE."
+        "The held-out rows are of the same data, wrong answers included, and nobody checked them: a "
+        "selection that removes wrong answers is measured on them too. Rows known to be good: --held-out."
     )
     return _measured(table, renderer, most, kind, groups, facts, (note,))
 

@@ -75,8 +75,8 @@ def difference(
         raise ValueError(
             f"arms of shapes {first.shape} and {second.shape}, {counts.shape} counts: not the same rows"
         )
-    by_unit = np.stack([np.bincount(units, row) for row in first - second])  # (seeds, units)
-    total = np.bincount(units, counts)
+    by_unit = np.array([np.bincount(units, row) for row in first - second], np.float64)  # (seeds, units)
+    total = np.asarray(np.bincount(units, counts), np.float64)
     per_seed = by_unit.sum(axis=1) / total.sum()
     drawn = _draws(by_unit, total, draws)
     tail = 100 * (1 - LEVEL) / 2

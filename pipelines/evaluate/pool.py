@@ -78,8 +78,8 @@ def read_pool(run: Run) -> pa.Table:
     stage = load_stage(str(run.out / WORK / f"ingest-{record['key']}"))
     if stage is None:
         raise ValueError(
-            f"{run.out}: the texts of the rows that were not kept are gone ({WORK}/ingest-{record['key']}), and "
-            "the other sets are drawn from them; run the whole recipe again with `winnow run`"
+            f"{run.out}: the texts of the rows that were not kept are gone ({WORK}/ingest-{record['key']}), "
+            "and the other sets are drawn from them; run the whole recipe again with `winnow run`"
         )
     not_chosen = [pq.read_table(file, columns=["id", "stage"]) for file in parquet_files(run.out / "dropped")]
     ids = [table.filter(pc.equal(table["stage"], "select"))["id"] for table in not_chosen]
@@ -104,8 +104,8 @@ def shared_pool(runs: list[Run]) -> pa.Table:
         both = pc.sum(pc.is_in(other["id"], value_set=ids)).as_py() or 0
         if both != len(ids) or other.num_rows != len(ids):
             raise ValueError(
-                f"{run.out} chose from {other.num_rows:,} rows and {runs[0].out} from {len(ids):,}, {both:,} of "
-                "them the same: only selections from the same rows can be compared. Evaluate them one by one, "
-                "or run both recipes on the same inputs with the same dedupe"
+                f"{run.out} chose from {other.num_rows:,} rows and {runs[0].out} from {len(ids):,}, {both:,} "
+                "of them the same: only selections from the same rows can be compared. Evaluate them one by "
+                "one, or run both recipes on the same inputs with the same dedupe"
             )
     return pool

@@ -62,7 +62,7 @@ def _line(
         "epochs": results[0]["epochs"],
         "loss": float(np.mean(losses)),
         "loss_by_seed": losses,
-        "accuracy": None if right[0] is None else float(np.nanmean(right)),
+        "accuracy": None if right[0] is None else float(np.nanmean(np.array(right, np.float64))),
         "curve": curve.mean(axis=0).tolist() if curve.size else [],
         "seconds": round(sum(result["seconds"] for result in results), 1),
     }
@@ -139,7 +139,8 @@ def _sentence(
 ) -> str:
     text = _VERDICTS[found.verdict(better)].format(run=run, against=against)
     of = "" if seeds > 1 else ", for one seed: how much seeds matter is not known"
-    return f"{text} ({found.value:+.4f} nats per token, 95 % interval {found.low:+.4f} to {found.high:+.4f}{of})."
+    interval = f"95 % interval {found.low:+.4f} to {found.high:+.4f}"
+    return f"{text} ({found.value:+.4f} nats per token, {interval}{of})."
 
 
 def _accuracy_sentence(found: Difference) -> str:

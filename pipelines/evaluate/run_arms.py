@@ -14,13 +14,14 @@ import pyarrow as pa
 
 from connectors.manifest import json_hash
 from connectors.shards import write_parquet
+from pipelines.evaluate.answers import AnswerSettings
 from pipelines.evaluate.arms import Arm
 from pipelines.evaluate.held_out import HeldOut
 from pipelines.evaluate.measure import ArmTask, measure_arm, measured
 from pipelines.evaluate.settings import EvaluateSettings
 from pipelines.progress import Progress, clock
 from pipelines.training.fine_tune import TrainingSettings
-from scorers.models.loading import fingerprint
+from scorers.models.fingerprint import fingerprint
 from scorers.models.settings import ModelSettings
 
 START = "not trained"
@@ -48,6 +49,8 @@ def make_tasks(
     table = held_out.rows.table.append_column("gold", pa.array(held_out.gold, pa.string()))
     held_out_file, held_out_hash = _store(table, folder)
     threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.workers)
+    kind = settings.answers
+    answers = AnswerSettings(kind, settings.answer_rows, settings.answer_tokens) if kind else None
     stored: dict[int, tuple[str, str]] = {}  # sets that are the same for all seeds are written once
 
     def task(label: str, file: str, file_hash: str, seed: int) -> ArmTask:
@@ -62,7 +65,7 @@ def make_tasks(
             training=TrainingSettings(
                 training.steps, training.epochs, training.step_tokens, training.learning_rate, seed
             ),
-            answers=settings.answers,
+            answers=answers,
             curve_points=settings.curve_points,
             folder=str(folder / "arms"),
             threads=threads,

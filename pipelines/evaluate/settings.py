@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.evaluate.answers import AnswerSettings
+from scorers.correctness import Kind
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class EvaluateSettings:
         epochs: How often that set is seen.
         step_tokens: Trained tokens of a step.
         learning_rate: The highest; None: by the size of the model, see pipelines/training/fine_tune.py.
-        answers: Also how often answers are right; None: not.
+        answers: Also how often the model's own answers are right, and how they are compared; None: not.
+        answer_rows: Most held-out rows that are answered.
+        answer_tokens: Most tokens of an answer.
         curve_points: How often the loss is measured during training.
         workers: Arms that are trained side by side, each in a process of its own.
         threads: Of torch in each process, on CPU; None: the cores shared out evenly.
@@ -36,12 +38,14 @@ class EvaluateSettings:
     epochs: float = 2.0
     step_tokens: int = 1024
     learning_rate: float | None = None
-    answers: AnswerSettings | None = None
+    answers: Kind | None = None
+    answer_rows: int = 200
+    answer_tokens: int = 256
     curve_points: int = 4
     workers: int = 1
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "workers", "held_out_rows"):
+        for name in ("seeds", "workers", "held_out_rows", "answer_rows", "answer_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} found, at least 1 is needed")

@@ -19,10 +19,10 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     yield "# Does the selection help?"
     yield ""
     yield (
-        f"Model `{results['model']}`, {results['steps']:,} steps of about {results['step_tokens']:,} trained tokens, "
-        f"highest learning rate {results['learning_rate']:.1e}, {results['seeds']} seed(s), the same for all sets. "
-        f"Measured on {held_out['rows']:,} held-out rows ({held_out['tokens']:,} response tokens) of "
-        f"{held_out['prompts']:,} prompts: {held_out['from']}."
+        f"Model `{results['model']}`, {results['steps']:,} steps of about {results['step_tokens']:,} trained "
+        f"tokens, highest learning rate {results['learning_rate']:.1e}, {results['seeds']} seed(s), the same "
+        f"for all sets. Measured on {held_out['rows']:,} held-out rows ({held_out['tokens']:,} response tokens) "
+        f"of {held_out['prompts']:,} prompts: {held_out['from']}."
     )
     for note in results["notes"]:
         yield ""
@@ -35,8 +35,8 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     yield from (f"- {one['sentence']}" for one in results["comparisons"])
     yield ""
     yield (
-        "Losses are nats per response token. Intervals are 95 % of a paired bootstrap over the held-out prompts "
-        "and over the seeds; they are not widened for the number of comparisons."
+        "Losses are nats per response token. Intervals are 95 % of a paired bootstrap over the held-out "
+        "prompts and over the seeds; they are not widened for the number of comparisons."
     )
 
 

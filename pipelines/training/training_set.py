@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from connectors.manifest import MANIFEST, read_manifest
 from pipelines.export.rows import RunOutput, is_masked
-from scorers.models.loading import fingerprint
+from scorers.models.fingerprint import fingerprint
 from scorers.models.settings import ModelSettings
 
 
