@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS, TABLE, CURVES = "results.json", "results.md", "curves.csv"
+MOST_RUNS = 3  # of which each is compared with each in what is printed; results.json has all pairs
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -21,8 +22,8 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     yield (
         f"Model `{results['model']}`, {results['steps']:,} steps of about {results['step_tokens']:,} trained "
         f"tokens, highest learning rate {results['learning_rate']:.1e}, {results['seeds']} seed(s), the same "
-        f"for all sets. Measured on {held_out['rows']:,} held-out rows ({held_out['tokens']:,} response tokens) "
-        f"of {held_out['prompts']:,} prompts: {held_out['from']}."
+        f"for all sets. Measured on {held_out['rows']:,} held-out rows, {held_out['tokens']:,} response "
+        f"tokens, of {held_out['prompts']:,} prompts: {held_out['from']}."
     )
     for note in results["notes"]:
         yield ""
@@ -32,7 +33,7 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield from difference_table(results)
     yield ""
-    yield from (f"- {one['sentence']}" for one in results["comparisons"])
+    yield from (f"- {one['sentence']}" for one in shown(results))
     yield ""
     yield (
         "Losses are nats per response token. Intervals are 95 % of a paired bootstrap over the held-out "
@@ -60,12 +61,18 @@ def difference_table(results: dict[str, Any]) -> Iterator[str]:
     """Lines of a Markdown table: each comparison with its interval and verdict."""
     yield "| selection | against | loss less the other's | 95 % interval | verdict |"
     yield "|---|---|--:|---|---|"
-    for one in results["comparisons"]:
+    for one in shown(results):
         loss = one["loss"]
         yield (
             f"| {_cell(one['run'])} | {_cell(one['against'])} | {loss['difference']:+.4f} | "
             f"{loss['low']:+.4f} to {loss['high']:+.4f} | {loss['verdict']} |"
         )
+
+
+def shown(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparisons that are printed: of many selections, only those with the other sets."""
+    runs = {one["run"] for one in results["comparisons"]}
+    return [one for one in results["comparisons"] if len(runs) <= MOST_RUNS or one["against"] not in runs]
 
 
 def _cell(text: str) -> str:
@@ -95,7 +102,7 @@ def evaluated_text(results: dict[str, Any], folder: Path) -> str:
         [
             *lines,
             "",
-            *(one["sentence"] for one in results["comparisons"]),
+            *(one["sentence"] for one in shown(results)),
             *results["notes"],
             "",
             f"Table    {folder / TABLE}",
