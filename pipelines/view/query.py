@@ -184,10 +184,13 @@ def facet_counts(
 ) -> dict[str, list[tuple[str, int]]]:
     """For each facet its values with the rows that meet every other condition, the commonest first.
 
-    A value that is chosen is always there. Of more than MOST_VALUES the others are left out.
+    A value that is chosen is always there. Of more than MOST_VALUES the others are left out, and so is a facet
+    with one value, unless it is chosen.
     """
     counted = {}
     for name, labels in index.facets().items():
+        if len(labels.values) < 2 and name not in query.labels:
+            continue
         codes = labels.codes[all_of(index.rows, held, but=name)]
         counts = np.bincount(codes[codes >= 0], minlength=len(labels.values))
         chosen = {code for code, value in enumerate(labels.values) if value in query.labels.get(name, ())}

@@ -168,8 +168,10 @@ class Rows:
         Raises:
             ValueError: If the run has no such column.
         """
-        found = self.find(query, float("inf"))
-        positions: Int64s = found["positions"]
+        positions: Int64s = self.find(query, float("inf"))["positions"]
+        return self._written(positions, kind)  # nothing is sent before what may fail is done
+
+    def _written(self, positions: Int64s, kind: Format) -> Iterator[bytes]:
         names = ["id", "part", *self.index.facets(), *self.index.number_names()]
         if kind == "csv":
             yield _csv([names])

@@ -48,7 +48,10 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-STATIC = {"view.css": "text/css; charset=utf-8", "view.js": "text/javascript; charset=utf-8"}
+SCRIPT = "text/javascript; charset=utf-8"
+STATIC = {"view.css": "text/css; charset=utf-8"} | dict.fromkeys(
+    ("view.js", "address.js", "filters.js", "row.js", "text.js"), SCRIPT
+)
 DOWNLOADS: dict[str, tuple[Format, str]] = {
     "rows.csv": ("csv", "text/csv; charset=utf-8"),
     "rows.jsonl": ("jsonl", "application/x-ndjson"),
@@ -235,7 +238,7 @@ class Handler(BaseHTTPRequestHandler):
             return _error(HTTPStatus.NOT_FOUND, error)
         except ValueError as error:
             return _error(HTTPStatus.BAD_REQUEST, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, one question must not end the server
             # The browser would wait for ever; the server goes on, and prints where it went wrong.
             self.log_error("%s", f"{self.path[:200]!r}: {type(error).__name__}: {error}")
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR, error)
