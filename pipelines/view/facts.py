@@ -60,9 +60,15 @@ def row_facts(rows: Rows, position: int) -> dict[str, Any]:
     facts |= {"id": row["id"], "place": place_of(row), "stage": row.get("stage"), "kind": row.get("kind")}
     facts |= {"sentences": _sentences(row, index.manifest), "suspect": rows.suspects.facts.get(position)}
     facts |= _conversation(rows, position, row)
-    facts |= {"tokens": _tokens(row), "scores": _scores(index, position), "contamination": _contamination(row)}
+    facts |= {
+        "tokens": _tokens(row),
+        "scores": _scores(index, position),
+        "contamination": _contamination(row),
+    }
     decisions = decision_values(row, index.manifest)
-    facts["decisions"] = {name: value for name, value in decisions.items() if name not in index.number_names()}
+    facts["decisions"] = {
+        name: value for name, value in decisions.items() if name not in index.number_names()
+    }
     facts["masked"] = _is_masked(row)
     return facts
 
@@ -209,7 +215,11 @@ def _rivals(rows: Rows, position: int) -> dict[str, Any] | None:
     others = rows.texts.rivals(position, conversation["group"])
     if not others:
         return None
-    return {"rows": len(others), "only_kept": not rows.texts.whole, "shown": _shown(rows, others[:MOST_RELATIVES])}
+    return {
+        "rows": len(others),
+        "only_kept": not rows.texts.whole,
+        "shown": _shown(rows, others[:MOST_RELATIVES]),
+    }
 
 
 def _shown(rows: Rows, positions: Sequence[int]) -> list[dict[str, Any]]:

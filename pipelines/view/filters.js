@@ -84,6 +84,7 @@ function showSort() {
     ...Object.keys(run.columns).map((name) => [name, name])];
   if ($("sort").options.length !== options.length)
     $("sort").replaceChildren(...options.map(([value, text]) => el("option", { value, title: run.columns[value]?.doc }, text)));
+  $("sort").options[0].text = field("part") === "suspect" ? "most suspect first" : "as stored";
   const sort = field("sort");
   $("sort").value = sort;
   const descending = field("desc") === "1";

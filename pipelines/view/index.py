@@ -131,7 +131,9 @@ class RunIndex:
             ValueError: If no row has such a column.
         """
         if name not in self.number_names():
-            raise ValueError(f"no column of numbers is called {name!r}; there are {', '.join(self.number_names())}")
+            raise ValueError(
+                f"no column of numbers is called {name!r}; there are {', '.join(self.number_names())}"
+            )
 
         def make() -> Floats:
             column = self._read(pa.schema([(name, pa.float64())]))[name]
@@ -152,7 +154,8 @@ class RunIndex:
     def labels(self, name: str) -> Labels:
         """Any column of texts as labels."""
         return self.once(
-            ("labels", name), lambda: _labels(self._read(pa.schema([(name, _LABEL)])).unify_dictionaries()[name])
+            ("labels", name),
+            lambda: _labels(self._read(pa.schema([(name, _LABEL)])).unify_dictionaries()[name]),
         )
 
     def ids(self) -> pa.Array:

@@ -124,13 +124,14 @@ function clusterSection(cluster, facts, page) {
   if (cluster.keeper_in)
     made.append(el("p", { className: "note" }, "The row that stays, ", el("bdi", {}, shown(cluster.keeper)), ", is in the earlier output ", el("bdi", {}, shown(cluster.keeper_in)), "."));
   const list = el("ul", { className: "relative" });
-  if (cluster.kept) list.append(relative(cluster.kept, "stays", null, facts, page));
+  const own = cluster.members.find((member) => member.key === facts.key) ?? null;
+  if (cluster.kept) list.append(relative(cluster.kept, "stays", own, facts, page));
   for (const member of cluster.members) {
     const alike = member.similarity === null ? "" : `${cluster.measure} ${member.similarity.toFixed(3)}`;
     list.append(relative(member, alike, cluster.kept, facts, page));
   }
   made.append(list);
-  if (cluster.kept) made.append(el("p", { className: "note" }, el("ins", {}, "Marked"), ": words that the row that stays does not have there."));
+  if (cluster.kept) made.append(el("p", { className: "note" }, el("ins", {}, "Marked"), ": words that differ from the row that stays", own ? ", and in that one from this row." : "."));
   if (cluster.rows - 1 > cluster.members.length) made.append(el("p", { className: "note" }, `The ${number(cluster.members.length)} most alike are shown.`));
   return made;
 }
@@ -147,9 +148,9 @@ function rivalsSection(rivals, page) {
   return made;
 }
 
-function relative(row, said, kept, facts, page) {
+function relative(row, said, other, facts, page) {
   const texts = ["prompt", "response"].filter((name) => row[name]).map((name) =>
-    el("span", { className: name, dir: "auto" }, kept ? different(row[name], kept[name] ?? "") : shown(row[name])));
+    el("span", { className: name, dir: "auto" }, other ? different(row[name], other[name] ?? "") : shown(row[name])));
   const self = facts !== null && row.key === facts.key;
   const link = el("a", { href: page.address(row.key), className: "open" }, el("bdi", {}, shown(row.id)));
   link.dataset.key = row.key;

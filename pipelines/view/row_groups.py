@@ -38,7 +38,9 @@ class RowGroups:
         with ThreadPoolExecutor(READERS) as pool:
             self._footers = list(pool.map(lambda path: pq.read_metadata(fetched(path)), self.paths))
         self._places = [
-            (file, group) for file, footer in enumerate(self._footers) for group in range(footer.num_row_groups)
+            (file, group)
+            for file, footer in enumerate(self._footers)
+            for group in range(footer.num_row_groups)
         ]
         sizes = [self._footers[file].row_group(group).num_rows for file, group in self._places]
         self.starts: Int64s = np.cumsum([0, *sizes], dtype=np.int64)

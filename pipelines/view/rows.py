@@ -31,7 +31,19 @@ from pipelines.view.texts import EXCERPTS, Texts
 
 SEARCH_SECONDS = 0.4  # how long an answer waits for a search before it says how far it came
 KEPT_ANSWERS = 6  # orders of rows and searches that are kept for the next question
-LISTED = ("id", "source", "reason", "stage", "kind", "path", "row", "detail", "excerpt", "messages", *EXCERPTS)
+LISTED = (
+    "id",
+    "source",
+    "reason",
+    "stage",
+    "kind",
+    "path",
+    "row",
+    "detail",
+    "excerpt",
+    "messages",
+    *EXCERPTS,
+)
 DOWNLOADED_AT_ONCE = 10_000
 BEFORE_MATCH = 80  # characters shown before what was searched for
 
@@ -135,7 +147,12 @@ class Rows:
 
     def _listed(self, position: int, row: Mapping[str, Any], query: Query) -> dict[str, Any]:
         index, part = self.index, self.index.part_of(position)
-        shown = {"key": index.key_of(position), "part": part, "source": row["source"], "reason": row["reason"]}
+        shown = {
+            "key": index.key_of(position),
+            "part": part,
+            "source": row["source"],
+            "reason": row["reason"],
+        }
         if part == "bad":
             texts = {"id": str(index.ids()[position]), "detail": row["detail"] or ""}
             texts["excerpt"] = excerpt(row["excerpt"] or "", query.text)

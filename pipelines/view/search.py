@@ -134,5 +134,3 @@ def _matches(values: pa.Array, text: str) -> Bools:
     found = pc.match_substring(values, text, ignore_case=True).fill_null(False)
     hits: Bools = found.to_numpy(zero_copy_only=False)
     return hits
-
-

@@ -12,8 +12,11 @@ import errno
 import hmac
 import secrets
 import sys
+import tempfile
 import threading
+import webbrowser
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
@@ -220,7 +223,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> Answer:
         server = cast(ViewServer, self.server)
-        if self.headers.get("Host") not in (f"{HOST}:{server.server_port}", f"localhost:{server.server_port}"):
+        if self.headers.get("Host") not in (
+            f"{HOST}:{server.server_port}",
+            f"localhost:{server.server_port}",
+        ):
             return _words(HTTPStatus.FORBIDDEN, "This server answers only under the address that it printed.")
         try:
             address = urlsplit(self.path)
@@ -230,7 +236,8 @@ class Handler(BaseHTTPRequestHandler):
         _, token, page = [*address.path.split("/", 2), "", ""][:3]
         if not hmac.compare_digest(token.encode(), server.token.encode()):
             return _words(
-                HTTPStatus.FORBIDDEN, "Open the address that `winnow view` printed: its token is missing or wrong."
+                HTTPStatus.FORBIDDEN,
+                "Open the address that `winnow view` printed: its token is missing or wrong.",
             )
         try:
             return server.view.answer(page, fields)
@@ -293,3 +300,47 @@ def open_server(out: str, port: int | None = None) -> ViewServer:
             return ViewServer(view, 0)
         why = "is in use" if error.errno == errno.EADDRINUSE else "may not be used without more rights"
         raise ValueError(f"--port {port} {why}; leave it out to take a free one") from error
+
+
+def serve(out: str, port: int | None, say: Callable[[str], None], *, in_browser: bool) -> None:
+    """Serves a run until Ctrl-C.
+
+    Args:
+        out: Output folder of a finished run.
+        port: See `open_server`.
+        say: Takes lines for the user.
+        in_browser: Whether to open the page in the user's browser.
+
+    Raises:
+        ValueError: As `open_server`.
+    """
+    if is_remote(out):
+        say(f"Fetching the rows of {out} to this machine ...")
+    with open_server(out, port) as server, suppress(KeyboardInterrupt):
+        counts = server.view.rows.index.manifest["counts"]
+        say(f"{out}: {counts['kept']:,} kept, {counts['dropped']:,} dropped, {counts['bad']:,} bad rows")
+        say(f"Open {server.address}\nCtrl-C ends it.")
+        with tempfile.TemporaryDirectory(prefix="winnow-view-") as folder:
+            if in_browser:
+                open_browser(server.address, Path(folder))
+            server.serve_forever()
+    say("\nEnded. Nothing was changed.")
+
+
+def open_browser(address: str, folder: Path) -> None:
+    """Opens an address in the user's browser, if there is one with a window.
+
+    The browser is given a file that leads there: what a program is started with, other users of a machine can
+    see, and the address holds the token.
+    """
+    try:
+        browser = webbrowser.get()
+    except webbrowser.Error:
+        return
+    if isinstance(browser, webbrowser.GenericBrowser) and not isinstance(
+        browser, webbrowser.BackgroundBrowser
+    ):
+        return  # one of text, which would take the terminal
+    file = folder / "open.html"  # of a folder that only this user may read
+    file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0;url={address}">', "utf-8")
+    threading.Thread(target=browser.open, args=(file.as_uri(),), daemon=True).start()

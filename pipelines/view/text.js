@@ -127,7 +127,7 @@ export function different(text, other) {
     const isWord = word.trim() !== "";
     const same = !isWord || common.has(at);
     if (isWord) at += 1;
-    made.append(same ? seen(word) : el("ins", { title: "not in the row that stays" }, seen(word)));
+    made.append(same ? seen(word) : el("ins", {}, seen(word)));
   }
   return made;
 }

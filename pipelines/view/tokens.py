@@ -86,7 +86,9 @@ def response_tokens(renderer: Renderer, row: dict[str, Any]) -> list[Tokens]:
     ids = np.asarray(row["input_ids"])
     sequence = made.conditional
     if sequence is None or not np.array_equal(sequence.ids, ids):
-        raise ValueError("the tokenizer at hand does not make the tokens that were scored of this conversation")
+        raise ValueError(
+            "the tokenizer at hand does not make the tokens that were scored of this conversation"
+        )
     trained = np.asarray(row["labels"]) != IGNORED
     weights = np.asarray(row.get("token_weights") or np.ones(len(ids)), np.float64)
     runs = np.split(sequence.targets, np.flatnonzero(np.diff(sequence.targets) != 1) + 1)

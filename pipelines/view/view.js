@@ -58,16 +58,18 @@ function showList() {
 function listed(row) {
   const wanted = field("text");
   const texts = row.part === "bad" ? { detail: row.detail, excerpt: row.excerpt } : { prompt: row.prompt, response: row.response };
+  const meta = el("span", { className: "meta" },
+    el("span", { className: "part" }, PARTS[row.part]),
+    row.suspect ? el("span", { className: "part suspect" }, `suspect ${number(row.suspect.rank)}`) : null,
+    el("span", { className: "reason" }, shown(row.reason)),
+    el("bdi", { className: "id" }, shown(row.id, field("id"))));
+  const said = Object.entries(texts).map(([name, text]) =>
+    el("span", { className: name, dir: "auto" }, text ? shown(text, wanted) : "(empty)"));
+  if (row.suspect && field("part") === "suspect") said.push(el("span", { className: "detail", dir: "auto" }, shown(row.suspect.why)));
+  const known = Object.entries(row.numbers).filter(([, value]) => value !== null);
+  const numbers = known.map(([name, value]) => el("span", { title: run.columns[name]?.doc }, el("i", {}, name), ` ${score(value)}`));
   const link = el("a", { href: addressOf(row.key) },
-    el("span", { className: "meta" },
-      el("span", { className: "part" }, PARTS[row.part]),
-      row.suspect ? el("span", { className: "part suspect" }, `suspect ${number(row.suspect.rank)}`) : null,
-      el("span", { className: "reason" }, shown(row.reason)),
-      el("bdi", { className: "id" }, shown(row.id, field("id")))),
-    ...Object.entries(texts).map(([name, text]) => el("span", { className: name, dir: "auto" }, text ? shown(text, wanted) : "(empty)")),
-    row.suspect && field("part") === "suspect" ? el("span", { className: "detail", dir: "auto" }, shown(row.suspect.why)) : null,
-    el("span", { className: "numbers" }, ...Object.entries(row.numbers).filter(([, value]) => value !== null).map(([name, value]) =>
-      el("span", { title: run.columns[name]?.doc }, el("i", {}, name), ` ${score(value)}`))));
+    el("span", { className: "body" }, meta, ...said), el("span", { className: "numbers" }, ...numbers));
   link.dataset.key = row.key;
   return el("li", { className: row.part }, link);
 }
