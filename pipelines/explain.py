@@ -207,7 +207,7 @@ def _rank(out: str, column: str, value: float) -> tuple[int, int]:
 
 
 def decision_values(row: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
-    """What selectors and checks wrote of a row beside its scores, those of its reason and sentences left out."""
+    """What selectors and checks wrote of a row beside its scores and what its sentences say."""
     known = {column.name for column in columns_of(manifest["recipe"].get("score", ()))} | _HIDDEN | _SAID
     known |= {"verdict"} if row["reason"].startswith("verdict: ") else set()  # in its sentence
     return {

@@ -179,7 +179,7 @@ def relatives(rows: Rows, position: int) -> dict[str, Any]:
 
 
 def _cluster(rows: Rows, position: int) -> dict[str, Any] | None:
-    """The row that stays and those that repeat it, the most alike first; None for a row without duplicates."""
+    """The row that stays and those that repeat it, the most alike first; None without duplicates."""
     index = rows.index
     repeats = index.labels("duplicate_of")
     code = int(repeats.codes[position])

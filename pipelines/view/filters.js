@@ -42,7 +42,7 @@ export function showFacets(answer) {
       $("facets").append(el("label", {}, `${name.replace("_", " ")} `, select));
     }
     const chosen = fields().getAll(name);
-    const options = [["", "any"], ...values.map(([value, rows]) => [value, `${short(value)} (${number(rows)})`])];
+    const options = [["", "any"], ...values.map(([value, rows]) => [value, rows === null ? short(value) : `${short(value)} (${number(rows)})`])];
     if (chosen.length > 1) options.push(["\n", chosen.join(", ")]);
     const written = JSON.stringify([options, chosen]);
     if (select.dataset.written !== written && (answer.done || document.activeElement !== select)) {

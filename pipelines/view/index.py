@@ -24,7 +24,7 @@ from connectors.examples import example_id
 from connectors.manifest import MANIFEST, read_manifest
 from connectors.shards import parquet_files
 from connectors.storage import file_name, join
-from pipelines.view.row_groups import READERS, Int64s, RowGroups
+from pipelines.view.row_groups import READERS, RowGroups
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]

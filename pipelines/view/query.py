@@ -1,4 +1,4 @@
-"""Which rows are asked for, and in which order: conditions over small columns, in plain functions of arrays."""
+"""Which rows are asked for, and in which order: conditions over small columns, as functions of arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipelines.view.index import FACETS, PARTS, Bools, Floats, RunIndex
+from pipelines.view.index import FACETS, PARTS, Bools, Floats, Labels, RunIndex
 from pipelines.view.row_groups import Int64s
 
 PAGE_ROWS = 50
@@ -59,9 +59,8 @@ class Query:
     @property
     def key(self) -> tuple[Any, ...]:
         """What tells it from another query."""
-        return (
-            self.part, tuple(sorted(self.labels.items())), self.bounds, self.text, self.id, self.sort, self.descending
-        )  # fmt: skip
+        labels = tuple(sorted(self.labels.items()))
+        return self.part, labels, self.bounds, self.text, self.id, self.sort, self.descending
 
 
 def parse_query(fields: Mapping[str, Sequence[str]]) -> Query:
@@ -136,11 +135,11 @@ def conditions(index: RunIndex, query: Query, suspects: Int64s) -> dict[str, Boo
     return held
 
 
-def all_of(rows: int, conditions: Mapping[str, Bools], *, but: str = "") -> Bools:
-    """Which rows meet every condition, one of them left out."""
+def all_of(rows: int, conditions: Mapping[str, Bools], but: Sequence[str] = ()) -> Bools:
+    """Which rows meet every condition, some of them left out."""
     mask = np.ones(rows, np.bool_)
     for name, held in conditions.items():
-        if name != but:
+        if name not in but:
             mask &= held
     return mask
 
@@ -164,9 +163,10 @@ def ordered(index: RunIndex, query: Query, mask: Bools, suspects: Int64s) -> Int
     if query.sort == STORED:
         return rows[::-1] if query.descending else rows
     if query.sort == SHUFFLED:
-        return np.random.default_rng(0).permutation(rows)
+        shuffled: Int64s = np.random.default_rng(0).permutation(rows)
+        return shuffled
     if query.sort == ID:
-        order = pc.sort_indices(index.ids().take(rows)).to_numpy()
+        order: Int64s = pc.sort_indices(index.ids().take(rows)).to_numpy().astype(np.int64)
         return rows[order[::-1] if query.descending else order]
     return rows[_order(index.numbers(query.sort)[rows], descending=query.descending)]
 
@@ -181,23 +181,36 @@ def _order(values: Floats, *, descending: bool) -> Int64s:
 
 def facet_counts(
     index: RunIndex, held: Mapping[str, Bools], query: Query
-) -> dict[str, list[tuple[str, int]]]:
+) -> dict[str, list[tuple[str, int | None]]]:
     """For each facet its values with the rows that meet every other condition, the commonest first.
 
-    A value that is chosen is always there. Of more than MOST_VALUES the others are left out, and so is a facet
-    with one value, unless it is chosen.
+    A value that is chosen is always there. Of more than MOST_VALUES the others are left out, and so is a
+    facet with one value, unless it is chosen. A count is None where it would take a search of rows that
+    nobody asked for: of the values of a facet beside those that are chosen.
     """
-    counted = {}
+    counted: dict[str, list[tuple[str, int | None]]] = {}
     for name, labels in index.facets().items():
-        if len(labels.values) < 2 and name not in query.labels:
+        wanted = query.labels.get(name, ())
+        if len(labels.values) < 2 and not wanted:
             continue
-        codes = labels.codes[all_of(index.rows, held, but=name)]
-        counts = np.bincount(codes[codes >= 0], minlength=len(labels.values))
-        chosen = {code for code, value in enumerate(labels.values) if value in query.labels.get(name, ())}
-        best = sorted(chosen | set(np.flatnonzero(counts).tolist()), key=lambda code: (-counts[code], code))
+        is_partial = bool(wanted) and "text" in held
+        chosen = {code for code, value in enumerate(labels.values) if value in wanted}
+        found = _count(labels, all_of(index.rows, held, [name]))
+        there = _count(labels, all_of(index.rows, held, [name, "text"])) if is_partial else found
+        best = sorted(chosen | set(np.flatnonzero(there).tolist()), key=lambda code: (-there[code], code))
         kept = [code for place, code in enumerate(best) if place < MOST_VALUES or code in chosen]
-        counted[name] = [(labels.values[code], int(counts[code])) for code in kept]
+        counted[name] = [
+            (labels.values[code], int(found[code]) if code in chosen or not is_partial else None)
+            for code in kept
+        ]
     return counted
+
+
+def _count(labels: Labels, mask: Bools) -> Int64s:
+    """How many rows of a mask have each value."""
+    codes = labels.codes[mask]
+    counts: Int64s = np.bincount(codes[codes >= 0], minlength=len(labels.values))
+    return counts
 
 
 def _slice(positions: range) -> slice:

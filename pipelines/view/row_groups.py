@@ -78,7 +78,10 @@ class RowGroups:
 
         def read(number: int) -> list[dict[str, Any]]:
             inside = wanted[numbers == number] - self.starts[number]
-            taken: list[dict[str, Any]] = self.group(number, columns).take(inside).to_pylist()
+            table = self.group(number, columns)
+            if not table.num_columns:  # of which Arrow makes no row at all
+                return [{} for _ in inside]
+            taken: list[dict[str, Any]] = table.take(inside).to_pylist()
             return taken
 
         found: list[dict[str, Any]] = [{} for _ in rows]

@@ -128,13 +128,8 @@ class Rows:
 
     def _search(self, text: str) -> TextSearch:
         with self._lock:
-            return _keep(self._searches, text, lambda: TextSearch(self.index, self.texts, text))
-
-    def neighbours(self, query: Query, position: int) -> dict[str, Any]:
-        """Where a row stands among those that a query asks for: its place from 0, or None."""
-        positions = self.find(query, 0)["positions"]
-        places = np.flatnonzero(positions == position)
-        return {"place": int(places[0]) if len(places) else None, "of": len(positions)}
+            search: TextSearch = _keep(self._searches, text, lambda: TextSearch(self.index, self.texts, text))
+            return search
 
     def listed(self, positions: Sequence[int], query: Query) -> list[dict[str, Any]]:
         """Rows as a list shows them: what they are, and the beginnings of their texts or what was found."""
@@ -169,7 +164,7 @@ class Rows:
         }
 
     def shown_numbers(self, query: Query) -> list[str]:
-        """Which numbers a list shows beside its rows: those that are asked for, then the run's first scores."""
+        """Which numbers a list shows beside its rows: those asked for, then the usual scores."""
         known = self.index.number_names()
         usual = [name for name in ("suspicion", "loss", "entropy", "ifd_ppl", "similarity") if name in known]
         asked = [name for name in (query.sort, *(bounds.column for bounds in query.bounds)) if name in known]
@@ -250,7 +245,7 @@ def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
 
 
 def unlike_formula(cell: object) -> object:
-    """A cell of a CSV file that no spreadsheet computes: a text that begins like a formula gets a quote in front.
+    """A cell that no spreadsheet computes: a text that begins like a formula gets a quote in front.
 
     Example:
         >>> unlike_formula("=HYPERLINK(1)"), unlike_formula(-1.5), unlike_formula("a=b")

@@ -1,15 +1,14 @@
 """Searching the texts of a run, a piece at a time, as far as somebody waits for it.
 
 Texts are never all in memory: row groups are read, searched and let go. A search does nothing by itself;
-`advance` works for a while and says how far it came, so to stop one is not to ask again, and to ask again goes
-on where it was.
+`advance` works for a while and says how far it came, so to stop one is not to ask again, and to ask again
+goes on where it was.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 

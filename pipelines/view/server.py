@@ -1,8 +1,8 @@
 """The local server of `winnow view`: one page, its rows as JSON, and nothing else.
 
-It listens on this machine alone. What other programs and pages of the machine could do is kept out: an address
-without the secret token, a request under another host name (which a page of the web could point here), every
-method but GET. The pages it serves may load nothing from elsewhere and run no script but their own, and no
+It listens on this machine alone. What other programs and pages of the machine could do is kept out: an
+address without the secret token, a request under another host name (which a page of the web could point
+here), every method but GET. The page may load nothing from elsewhere and run no script but its own, and no
 part of a request is ever the name of a file.
 """
 
@@ -131,7 +131,7 @@ class View:
             return self._rows
 
     def _manifest_version(self) -> tuple[int, float] | None:
-        """What tells a run from one that replaced it; None in a store, which would have to be asked each time."""
+        """What tells a run from one that replaced it; None in a store, which it would cost to ask."""
         if is_remote(self.out):
             return None
         try:
@@ -215,11 +215,19 @@ class Handler(BaseHTTPRequestHandler):
         """Answers a request."""
         self._send(self._answer())
 
-    def refuse_method(self) -> None:
-        """Answers what is not a GET; nothing here can be changed."""
-        self._send(_words(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET: nothing can be changed here."))
+    def parse_request(self) -> bool:
+        """Reads a request; answers what is not a GET, as nothing here can be changed."""
+        if not super().parse_request():
+            return False
+        if self.command != "GET":
+            self._send(_words(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET: nothing can be changed here."))
+        return self.command == "GET"
 
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = do_TRACE = do_CONNECT = refuse_method
+    def end_headers(self) -> None:
+        """Ends every answer's headers, those of errors too, with what a browser may do with it."""
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
 
     def _answer(self) -> Answer:
         server = cast(ViewServer, self.server)
@@ -252,8 +260,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, answer: Answer) -> None:
         self.send_response(answer.status)
-        for name, value in HEADERS.items():
-            self.send_header(name, value)
         self.send_header("Content-Type", answer.kind)
         if answer.file:
             self.send_header("Content-Disposition", f'attachment; filename="{answer.file}"')
@@ -263,9 +269,8 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(answer.body, bytes):
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
-        if self.command != "HEAD":
-            for piece in body:
-                self.wfile.write(piece)
+        for piece in body:
+            self.wfile.write(piece)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Says nothing: the addresses hold the token."""

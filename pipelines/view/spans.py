@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import TypedDict
 
 
 class Piece(TypedDict, total=False):
     """A part of a text.
 
-    `shared` is True in words shared with an evaluation item; `trained` is False in tokens that are not trained
-    on; `weight` is that of a token in training. A key is absent where nothing is to be said.
+    `shared` is True in words shared with an evaluation item; `trained` is False in tokens that are not
+    trained on; `weight` is that of a token in training. A key is absent where nothing is to be said.
     """
 
     text: str
@@ -37,11 +36,8 @@ def shared_pieces(text: str, span: str) -> list[Piece]:
     pieces: list[Piece] = []
     end = 0
     for match in found.finditer(text):
-        pieces += [{"text": text[end : match.start()]}, {"text": match.group(), "shared": True}]
+        pieces.append({"text": text[end : match.start()]})
+        pieces.append({"text": match.group(), "shared": True})
         end = match.end()
-    return [piece for piece in [*pieces, {"text": text[end:]}] if piece["text"]]
-
-
-def joined(pieces: Sequence[Piece]) -> str:
-    """The text of pieces."""
-    return "".join(piece["text"] for piece in pieces)
+    pieces.append({"text": text[end:]})
+    return [piece for piece in pieces if piece["text"]]

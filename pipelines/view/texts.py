@@ -1,7 +1,7 @@
-"""The conversations of rows: those of kept rows as published, those of dropped ones from the work of the run.
+"""The conversations of rows: of kept ones as published, of dropped ones from the work of the run.
 
-OUT/dropped has only the beginnings of texts. What the run read is still in OUT/.winnow, unless somebody deleted
-it; then a dropped row shows its beginnings, and is searched in them.
+OUT/dropped has only the beginnings of texts. What the run read is still in OUT/.winnow, unless somebody
+deleted it; then a dropped row shows its beginnings, and is searched in them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Texts:
         yield index.groups, positions
 
     def conversations(self, positions: Sequence[int]) -> list[dict[str, Any] | None]:
-        """The columns WHOLE of kept and dropped rows; None for a row of which only the beginnings are known."""
+        """The columns WHOLE of some rows; None for one of which only the beginnings are known."""
         kept = self._index.range_of("kept")
         found: dict[int, dict[str, Any]] = {}
         own = [position for position in positions if position in kept]
