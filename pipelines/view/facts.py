@@ -10,7 +10,7 @@ import numpy as np
 
 from connectors.manifest import MANIFEST
 from pipelines.explain import decision_values, eval_match, place_of, selector_sentences
-from pipelines.view.index import RunIndex
+from pipelines.view.index import RunIndex, bad_id
 from pipelines.view.query import Query
 from pipelines.view.rows import Rows
 from pipelines.view.spans import shared_pieces
@@ -76,7 +76,7 @@ def row_facts(rows: Rows, position: int) -> dict[str, Any]:
 def _bad(row: Mapping[str, Any]) -> dict[str, Any]:
     row_number = "the whole file" if row["row"] is None else f"row {row['row']}"
     return {
-        "id": "",
+        "id": bad_id(row),
         "place": f"source {row['source']}, file {row['path']}, {row_number}",
         "detail": row["detail"] or "",
         "excerpt": row["excerpt"] or "",
@@ -182,8 +182,7 @@ def _cluster(rows: Rows, position: int) -> dict[str, Any] | None:
     """The row that stays and those that repeat it, the most alike first; None without duplicates."""
     index = rows.index
     repeats = index.labels("duplicate_of")
-    code = int(repeats.codes[position])
-    keeper = repeats.values[code] if code >= 0 else str(index.ids()[position])
+    keeper = _stays(index, position)
     members = np.flatnonzero(repeats.are([keeper])) if keeper in repeats.values else np.zeros(0, np.int64)
     if not len(members):
         return None
@@ -202,6 +201,13 @@ def _cluster(rows: Rows, position: int) -> dict[str, Any] | None:
     }
 
 
+def _stays(index: RunIndex, position: int) -> str:
+    """The id of the row that stays of a row's duplicates; its own where it has none."""
+    repeats = index.labels("duplicate_of")
+    code = int(repeats.codes[position])
+    return repeats.values[code] if code >= 0 else str(index.ids()[position])
+
+
 def _kind(index: RunIndex, position: int) -> str:
     kinds = index.facets().get("kind")
     return kinds.values[kinds.codes[position]] if kinds is not None and kinds.codes[position] >= 0 else ""
@@ -212,7 +218,9 @@ def _rivals(rows: Rows, position: int) -> dict[str, Any] | None:
     conversation = rows.texts.conversations([position])[0]
     if conversation is None or conversation.get("group") is None:
         return None
-    others = rows.texts.rivals(position, conversation["group"])
+    same = rows.texts.rivals(position, conversation["group"])
+    own = _stays(rows.index, position)
+    others = [other for other in same if _stays(rows.index, other) != own]  # copies are no rivals
     if not others:
         return None
     return {

@@ -75,7 +75,9 @@ function showBounds() {
 
 function readBounds() {
   const bounds = [...$("bounds").querySelectorAll(".bound")].map((line) => [...line.children].map((input) => input.value));
-  change({ score: bounds.filter(([name, low, high]) => name && (low || high)).map((parts) => parts.join(":")) });
+  const wanted = bounds.filter(([name, low, high]) => name && (low || high)).map((parts) => parts.join(":"));
+  if (String(wanted) === String(fields().getAll("score"))) return; // a number without bounds as yet
+  change({ score: wanted });
   refresh();
 }
 

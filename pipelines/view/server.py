@@ -17,7 +17,7 @@ import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -71,12 +71,14 @@ class Answer:
         body: Bytes, or pieces of them.
         status: HTTP status.
         file: Name under which a browser saves it; "" for what it shows.
+        place: Where a browser is sent instead; "" for an answer that is one.
     """
 
     kind: str
     body: bytes | Iterator[bytes]
     status: HTTPStatus = HTTPStatus.OK
     file: str = ""
+    place: str = ""
 
 
 class NotFound(ValueError):  # noqa: N818 - reads as what happened
@@ -247,6 +249,8 @@ class Handler(BaseHTTPRequestHandler):
                 HTTPStatus.FORBIDDEN,
                 "Open the address that `winnow view` printed: its token is missing or wrong.",
             )
+        if address.path == f"/{token}":  # what the page loads is named relative to a folder
+            return replace(_words(HTTPStatus.PERMANENT_REDIRECT, "Here:"), place=f"/{token}/")
         try:
             return server.view.answer(page, fields)
         except NotFound as error:
@@ -263,6 +267,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", answer.kind)
         if answer.file:
             self.send_header("Content-Disposition", f'attachment; filename="{answer.file}"')
+        if answer.place:
+            self.send_header("Location", answer.place)
         if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
             self.send_header("Allow", "GET")
         body = [answer.body] if isinstance(answer.body, bytes) else answer.body

@@ -200,6 +200,7 @@ document.addEventListener("keydown", (event) => {
   const isField = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
   if (isField) {
     if (event.key === "Escape") event.target.blur();
+    if (event.key === "Enter" && event.target.type === "search") links()[0]?.focus();
     return;
   }
   const inRow = $("row").contains(event.target);
@@ -221,10 +222,7 @@ document.addEventListener("click", (event) => {
   openRow(link.dataset.key);
 });
 
-$("search").addEventListener("submit", (event) => {
-  event.preventDefault();
-  links()[0]?.focus();
-});
+$("search").addEventListener("submit", (event) => event.preventDefault());
 $("stop").addEventListener("click", () => {
   if (stopped) return load();
   stopped = true;

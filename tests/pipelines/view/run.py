@@ -14,6 +14,7 @@ from tests.pipelines.fake_run import make_run
 
 REST = " …and the rest of the answer"  # of a dropped row, behind its excerpt
 SPAN = "ducks and buys"
+LONG = "one long prompt"
 KEY = "0123456789abcdef"
 ROWS_PER_GROUP = 32
 ADDED = {
@@ -105,11 +106,20 @@ def _messages(row: dict[str, Any]) -> list[Any]:
     ]
 
 
+def _group(row: dict[str, Any]) -> str:
+    """Rows too long to score share a prompt; an exact copy has that of the row it repeats."""
+    if row.get("stage") == "score":
+        return LONG
+    if row["reason"] == "exact duplicate":
+        return f"g{int(row['duplicate_of'].rsplit(':')[-1])}"
+    return row.get("group") or str(row["id"])
+
+
 def _write_work(folder: Path, kept: list[dict[str, Any]], dropped: list[dict[str, Any]]) -> None:
     folder.mkdir(parents=True)
     rows = [
         {"id": row["id"], "source": row["source"], "messages": _messages(row), "tools": None,
-         "group": row.get("group") or "", "content_hash": "", "extra": '{"label": "x"}'}
+         "group": _group(row), "content_hash": "", "extra": '{"label": "x"}'}
         for row in sorted([*kept, *dropped], key=lambda row: str(row["id"]))
     ]  # fmt: skip
     half = len(rows) // 2

@@ -84,12 +84,19 @@ def test_a_duplicate_is_shown_with_the_row_that_stays_and_the_other_way_round(ro
 
 
 def test_rivals_are_the_other_rows_of_the_same_prompt(rows: Rows) -> None:
-    row = position(rows, Query(part="kept"))
-    assert relatives(rows, row)["rivals"] is None
-    groups = rows.texts.conversations(range(rows.index.bounds[2]))
-    shared = [at for at, one in enumerate(groups) if one is not None and one["group"] == ""]
-    rivals = rows.texts.rivals(shared[0], "")
-    assert rivals == shared[1:]
+    long = rows.find(Query(labels={"stage": ("score",)}), float("inf"))["positions"].tolist()
+    rivals = relatives(rows, long[0])["rivals"]
+    assert [row["key"] for row in rivals["shown"]] == [rows.index.key_of(at) for at in long[1:]]
+    assert (rivals["rows"], rivals["only_kept"]) == (len(long) - 1, False)
+
+
+def test_copies_of_a_row_are_no_rivals_of_it(rows: Rows) -> None:
+    copy = position(rows, Query(labels={"kind": ("exact",)}))
+    found = relatives(rows, copy)
+    assert found["cluster"]["kept"]["key"] == str(
+        rows.index.labels("duplicate_of").values[rows.index.labels("duplicate_of").codes[copy]]
+    )
+    assert found["rivals"] is None
 
 
 def test_a_bad_row_says_where_it_is(rows: Rows) -> None:
