@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from connectors.manifest import MANIFEST
 from pipelines.explain import decision_values, eval_match, place_of, selector_sentences
 from pipelines.view.index import RunIndex, bad_id
 from pipelines.view.query import Query
@@ -146,15 +145,16 @@ def _is_masked(row: Mapping[str, Any]) -> bool:
 
 
 def _scores(index: RunIndex, position: int) -> list[dict[str, Any]]:
-    """Each number of a row, and how many rows that have it have a lower one."""
+    """Each number of a row, and how many of the rows that have it have a lower or a higher one."""
     scores = []
     for name, note in column_notes(index).items():
         values = index.numbers(name)
         value = values[position]
         if np.isnan(value):
             continue
-        below, known = int(np.count_nonzero(values < value)), int(np.count_nonzero(~np.isnan(values)))
-        scores.append({"name": name, "value": float(value), **note, "below": below, "rows": known})
+        below, above = int(np.count_nonzero(values < value)), int(np.count_nonzero(values > value))
+        rank = {"below": below, "above": above, "rows": int(np.count_nonzero(~np.isnan(values)))}
+        scores.append({"name": name, "value": float(value), **note, **rank})
     return scores
 
 
@@ -261,9 +261,7 @@ def run_facts(rows: Rows) -> dict[str, Any]:
     return {
         "name": manifest.get("name") or "Run",
         "out": rows.index.out,
-        "manifest": MANIFEST,
         "parts": rows.parts(),
         "columns": column_notes(rows.index),
-        "whole_texts": rows.texts.whole,
         "created": manifest.get("created"),
     }

@@ -80,7 +80,8 @@ class RunIndex:
         self.bounds: tuple[int, ...] = tuple(int(self.groups.file_starts[end]) for end in ends)
         self._check_counts()
         self._kept_columns: dict[object, Any] = {}
-        self._lock = threading.RLock()
+        self._making: dict[object, threading.RLock] = {}
+        self._lock = threading.Lock()
 
     def _check_counts(self) -> None:
         for part, rows in zip(PARTS, np.diff(self.bounds).tolist(), strict=True):
@@ -108,6 +109,8 @@ class RunIndex:
     def once(self, name: object, make: Callable[[], Made]) -> Made:
         """What `make` gives, kept under a name."""
         with self._lock:
+            making = self._making.setdefault(name, threading.RLock())
+        with making:  # one waits for what it asks for, and for nothing else
             if name not in self._kept_columns:
                 self._kept_columns[name] = make()
             made: Made = self._kept_columns[name]

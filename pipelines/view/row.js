@@ -161,17 +161,19 @@ function relative(row, said, other, facts, page) {
 
 function numbers(name, scores) {
   if (!scores.length) return null;
-  const table = el("table", {}, el("thead", {}, el("tr", {}, ...["score", "value", "higher than"].map((text) => el("th", { scope: "col" }, text)))));
+  const table = el("table", {}, el("thead", {}, el("tr", {}, ...["score", "value", "higher than … of rows"].map((text) => el("th", { scope: "col" }, text)))));
   const body = el("tbody");
   for (const one of scores) {
-    const share = one.rows > 1 ? one.below / (one.rows - 1) : 0;
+    const share = one.below / one.rows;
     const bar = el("span", { className: "bar" }, el("span"));
     bar.firstChild.style.width = `${100 * share}%`;
-    const percent = `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+    const rank = one.below + one.above
+      ? [bar, el("span", { title: `of ${number(one.rows)} rows that have it` }, `${(100 * share).toFixed(1)} %`)]
+      : [el("span", { className: "soft" }, "same in all rows")];
     body.append(el("tr", {},
       el("th", { scope: "row", title: one.doc }, one.name, one.doc ? el("small", {}, one.doc + (one.better === "neither" ? "" : `; ${one.better} is better`)) : null),
       el("td", { className: "n" }, score(one.value), one.unit ? el("small", {}, one.unit) : null),
-      el("td", { className: "rank" }, bar, el("span", { title: `of ${number(one.rows)} rows that have it` }, percent))));
+      el("td", { className: "rank" }, ...rank)));
   }
   return section(name, el("div", { className: "scroll" }, table.appendChild(body).parentNode));
 }

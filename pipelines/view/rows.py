@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 
 from connectors.examples import EXCERPT_CHARS, prompt_text, response_text
 from pipelines.view.index import PARTS, RunIndex
@@ -143,7 +144,7 @@ class Rows:
     def _listed(self, position: int, row: Mapping[str, Any], query: Query) -> dict[str, Any]:
         index, part = self.index, self.index.part_of(position)
         shown = {
-            "key": index.key_of(position),
+            "key": index.key_of(position) if part == "bad" else row["id"],
             "part": part,
             "source": row["source"],
             "reason": row["reason"],
@@ -184,22 +185,23 @@ class Rows:
         return self._written(positions, kind)  # nothing is sent before what may fail is done
 
     def _written(self, positions: Int64s, kind: Format) -> Iterator[bytes]:
-        names = ["id", "part", *self.index.facets(), *self.index.number_names()]
-        if kind == "csv":
-            yield _csv([names])
-        for start in range(0, len(positions), DOWNLOADED_AT_ONCE):
-            rows = self._facts(positions[start : start + DOWNLOADED_AT_ONCE])
-            yield _csv(rows) if kind == "csv" else _json_lines(names, rows)
+        for start in range(0, max(1, len(positions)), DOWNLOADED_AT_ONCE):
+            table = self._facts(positions[start : start + DOWNLOADED_AT_ONCE])
+            yield _csv(table, header=start == 0) if kind == "csv" else _json_lines(table)
 
-    def _facts(self, positions: Int64s) -> Iterator[tuple[Any, ...]]:
+    def _facts(self, positions: Int64s) -> pa.Table:
         index = self.index
-        labels = [
-            [column.values[code] if code >= 0 else None for code in column.codes[positions].tolist()]
-            for column in index.facets().values()
-        ]
-        numbers = [map(_number, index.numbers(name)[positions].tolist()) for name in index.number_names()]
-        parts = [index.part_of(position) for position in positions.tolist()]
-        return zip(index.ids().take(positions).to_pylist(), parts, *labels, *numbers, strict=True)
+        part = np.searchsorted(index.bounds[1:], positions, "right")
+        columns: dict[str, Any] = {
+            "id": index.ids().take(positions).cast(pa.string()),
+            "part": pa.array(list(PARTS)).take(pa.array(part)),
+        }
+        for name, labels in index.facets().items():
+            codes = labels.codes[positions]
+            columns[name] = pa.array(labels.values, pa.string()).take(pa.array(codes, mask=codes < 0))
+        for name in index.number_names():
+            columns[name] = pa.array(index.numbers(name)[positions], from_pandas=True)  # NaN is null
+        return pa.table(columns)
 
 
 def texts_of(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -238,24 +240,25 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    written = io.StringIO()
-    csv.writer(written).writerows([unlike_formula(cell) for cell in row] for row in rows)
-    return written.getvalue().encode("utf-8")
+def _csv(table: pa.Table, *, header: bool) -> bytes:
+    """Rows as CSV in which no cell is one that a spreadsheet computes."""
+    for at, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            table = table.set_column(at, field.name, unlike_formulas(table[field.name]))
+    written = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(table, written, pyarrow.csv.WriteOptions(include_header=header))
+    return bytes(written.getvalue())
 
 
-def unlike_formula(cell: object) -> object:
-    """A cell that no spreadsheet computes: a text that begins like a formula gets a quote in front.
+def unlike_formulas(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts with a quote in front of those that begin like a formula.
 
     Example:
-        >>> unlike_formula("=HYPERLINK(1)"), unlike_formula(-1.5), unlike_formula("a=b")
-        ("'=HYPERLINK(1)", -1.5, 'a=b')
+        >>> unlike_formulas(pa.chunked_array([["=HYPERLINK(1)", "a=b"]])).to_pylist()
+        ["'=HYPERLINK(1)", 'a=b']
     """
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    return pc.replace_substring_regex(texts, r"\A([=+\-@\t\r\n])", r"'\1")
 
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-
-
-def _json_lines(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    return b"".join(orjson.dumps(dict(zip(names, row, strict=True))) + b"\n" for row in rows)
+def _json_lines(table: pa.Table) -> bytes:
+    return b"".join(orjson.dumps(row) + b"\n" for row in table.to_pylist())

@@ -32,7 +32,7 @@ from connectors.manifest import MANIFEST
 from connectors.storage import file_version, is_remote, join
 from pipelines.view.facts import relatives, row_facts, run_facts, token_pieces
 from pipelines.view.index import RunIndex
-from pipelines.view.query import parse_query
+from pipelines.view.query import Query, parse_query
 from pipelines.view.rows import Format, Rows
 
 HOST = "127.0.0.1"
@@ -330,12 +330,25 @@ def serve(out: str, port: int | None, say: Callable[[str], None], *, in_browser:
     with open_server(out, port) as server, suppress(KeyboardInterrupt):
         counts = server.view.rows.index.manifest["counts"]
         say(f"{out}: {counts['kept']:,} kept, {counts['dropped']:,} dropped, {counts['bad']:,} bad rows")
+        warming = threading.Thread(target=_warm, args=(server.view.rows,), daemon=True)
+        warming.start()
         say(f"Open {server.address}\nCtrl-C ends it.")
         with tempfile.TemporaryDirectory(prefix="winnow-view-") as folder:
             if in_browser:
                 open_browser(server.address, Path(folder))
-            server.serve_forever()
+            try:
+                server.serve_forever()
+            finally:
+                warming.join()  # Arrow may crash a process that ends while it reads
     say("\nEnded. Nothing was changed.")
+
+
+def _warm(rows: Rows) -> None:
+    """Reads what the first answers need while the browser starts; what goes wrong, the answers say."""
+    with suppress(OSError, ValueError):
+        rows.page(Query())
+        if not is_remote(rows.index.out):  # where it would fetch all that the run read
+            _ = rows.texts.whole
 
 
 def open_browser(address: str, folder: Path) -> None:

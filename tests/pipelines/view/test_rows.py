@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from connectors.examples import EXAMPLE_SCHEMA, message
 from pipelines.view.index import RunIndex
 from pipelines.view.query import Query
-from pipelines.view.rows import Rows, excerpt, unlike_formula
+from pipelines.view.rows import Rows, excerpt, unlike_formulas
 from pipelines.view.search import TextSearch, holds
 from pipelines.view.spans import shared_pieces
 from tests.pipelines.fake_run import SCRIPT
@@ -128,8 +128,8 @@ def test_a_csv_has_every_row_and_no_cell_that_a_spreadsheet_computes(rows: Rows)
 
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
 def test_a_text_like_a_formula_gets_a_quote_in_front(cell: str) -> None:
-    assert unlike_formula(cell) == f"'{cell}"
-    assert unlike_formula(-1.0) == -1.0
+    texts = pa.chunked_array([[cell, f"a{cell}", f"a\n{cell}", None]])
+    assert unlike_formulas(texts).to_pylist() == [f"'{cell}", f"a{cell}", f"a\n{cell}", None]
 
 
 def test_json_lines_have_numbers_as_numbers_and_null_for_none(rows: Rows) -> None:
