@@ -269,11 +269,13 @@ class Stop:
     Python drops a KeyboardInterrupt that is raised inside a destructor, and Beam has many.
 
     Attributes:
-        requested: A signal came.
+        requested: A signal came from outside.
+        worker_died: We interrupt ourselves, because a worker died and Beam would wait for it for ever.
         caught: The command is on its way out; later signals say nothing new.
     """
 
     requested = False
+    worker_died = False
     caught = False
 
     def check(self) -> None:
@@ -294,7 +296,7 @@ def stop_on_signals() -> None:
 
     def on_signal(*_: object) -> None:
         if not STOP.caught:
-            STOP.requested = True
+            STOP.requested = not STOP.worker_died
             _kill_workers()
             raise KeyboardInterrupt
 
@@ -350,6 +352,7 @@ class _ThreadErrors:
                     "mean killed, usually out of memory). Use fewer workers or a smaller model; "
                     "run again to resume."
                 )
+                STOP.worker_died = True
                 _kill_workers()
             _interrupt_main_thread()
 
@@ -369,6 +372,7 @@ def _dead_worker_watch() -> Iterator[_Watch]:
     if deaf:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     hook.watch = watch = _Watch()
+    STOP.worker_died = False
     try:
         yield watch
     finally:
