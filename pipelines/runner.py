@@ -225,7 +225,7 @@ def run_pipeline(
     check_endpoint(choice.job_endpoint)
     result: Any = None
     chatter = _stderr_to(log) if log and choice.workers > 1 and parallel else contextlib.nullcontext()
-    with chatter, _dead_worker_watch() as watch:
+    with chatter, _plain_labels(), _dead_worker_watch() as watch:
         try:
             pipeline = beam.Pipeline(options=choice.options(parallel=parallel))
             build(pipeline)
@@ -246,6 +246,22 @@ def run_pipeline(
     if state not in (None, "DONE"):
         raise RuntimeError(f"the {choice.runner} pipeline ended in state {state}; see the runner's own log")
     return result
+
+
+@contextlib.contextmanager
+def _plain_labels() -> Iterator[None]:
+    """Keeps Beam from putting the number of a notebook's cell before the names of steps.
+
+    It would load its data frames for that, which pandas 3 breaks (Beam 2.77).
+    """
+    from apache_beam import pipeline
+
+    before = pipeline.alter_label_if_ipython
+    pipeline.alter_label_if_ipython = lambda *_: None
+    try:
+        yield
+    finally:
+        pipeline.alter_label_if_ipython = before
 
 
 @contextlib.contextmanager
