@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipelines import training_options as options
 from pipelines.exit_codes import ExitCode, cause_of, codes_text, exit_code_of
 
 if TYPE_CHECKING:
@@ -263,6 +264,23 @@ def report(context: typer.Context, out: OutFolder) -> None:
         _show(f"Report: {write_report(out, manifest)}")
 
 
+@app.command(context_settings=WITH_BEAM_OPTIONS)
+def view(
+    context: typer.Context,
+    out: OutFolder,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Where it listens; default 8765, or a free one.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+) -> None:
+    """Show the rows of OUT in a local page: search, filter, and read why each was kept or dropped."""
+    with _failures():
+        from pipelines.view.server import serve
+
+        _reach_stores(context.args)
+        serve(out, port, _show, in_browser=open_)
+
+
 @app.command()
 def methods(
     format_: Annotated[
@@ -392,20 +410,14 @@ def push(
 
 @app.command(name="fine-tune")
 def fine_tune(
-    out: Annotated[
-        str, typer.Argument(metavar="OUT", help="Output folder of a run, or Parquet of `winnow export`.")
-    ],
-    to: Annotated[Path, typer.Option(help="Folder for the trained model.")],
-    model: Annotated[str | None, typer.Option(help="Folder or hub id; default: the run's model.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimiser steps; default: as --epochs says.")
-    ] = None,
-    epochs: Annotated[float, typer.Option(help="How often each row is seen, without --steps.")] = 3.0,
-    step_tokens: Annotated[int, typer.Option(min=1, help="Trained tokens of a step.")] = 2048,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="The highest; default: by the model's size, 1e-3 for 1 million.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the order of the rows.")] = 0,
+    out: options.TrainingSet,
+    to: options.ModelFolder,
+    model: options.ModelName = None,
+    steps: options.Steps = None,
+    epochs: options.Epochs = 3.0,
+    step_tokens: options.StepTokens = 2048,
+    learning_rate: options.LearningRate = None,
+    seed: options.Seed = 0,
 ) -> None:
     """Fine-tune a model on the training set of OUT with TRL, token masks and weights honoured."""
     _quiet_libraries(verbose=False)
@@ -416,6 +428,45 @@ def fine_tune(
 
         settings = TrainingSettings(steps, epochs, step_tokens, learning_rate, seed)
         _show(fine_tuned_text(train(out, model, to, settings, Progress(_console()))))
+
+
+@app.command()
+def evaluate(
+    outs: options.Runs,
+    held_out: options.HeldOutRows = None,
+    model: options.ModelName = None,
+    seeds: options.Seeds = 3,
+    steps: options.Steps = None,
+    epochs: options.Epochs = 2.0,
+    step_tokens: options.StepTokens = 1024,
+    learning_rate: options.LearningRate = None,
+    answers: options.Answers = None,
+    workers: Workers = 1,
+    to: options.ResultsFolder = None,
+) -> None:
+    """Does the selection help? Train on it, on random rows, the longest, everything; compare. Resumes."""
+    _quiet_libraries(verbose=False)
+    with _failures():
+        from pipelines.evaluate.evaluate import evaluate as measure
+        from pipelines.evaluate.settings import EvaluateSettings
+        from pipelines.evaluate.text import evaluated_text
+        from pipelines.progress import Progress
+
+        settings = EvaluateSettings(
+            model,
+            held_out,
+            0.1,
+            500,
+            seeds,
+            steps,
+            epochs,
+            step_tokens,
+            learning_rate,
+            answers,
+            workers=workers,
+        )
+        done = measure(outs, to, settings, Progress(_console()))
+        _show(evaluated_text(done.results, done.folder))
 
 
 def _close(finished: Finished) -> None:

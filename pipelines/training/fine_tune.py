@@ -15,6 +15,7 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,12 @@ def learning_rate(settings: TrainingSettings, model: Any) -> float:  # noqa: ANN
 
 
 def train_model(
-    trainee: Trainee, rows: TokenRows, settings: TrainingSettings, progress: Progress, name: str = "train"
+    trainee: Trainee,
+    rows: TokenRows,
+    settings: TrainingSettings,
+    progress: Progress,
+    name: str = "train",
+    on_step: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Trains a model in place.
 
@@ -196,6 +202,7 @@ def train_model(
         settings: How to train.
         progress: Where to say how far it is, every few seconds.
         name: What to call it there.
+        on_step: Called after each step with how many are done.
 
     Returns:
         The rows of each step.
@@ -219,7 +226,7 @@ def train_model(
             train_dataset=datasets.Dataset(rows.table),
             processing_class=trainee.tokenizer,
             data_collator=WeightedCollator(trainee.pad_token_id),
-            callbacks=[_watch(progress, name)],
+            callbacks=[_watch(progress, name, on_step)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -283,8 +290,8 @@ class _InSteps(WithWeights):
         return torch.stack(losses).sum()
 
 
-def _watch(progress: Progress, name: str) -> Any:  # noqa: ANN401 - transformers is untyped
-    """A callback that says every few seconds how far training is."""
+def _watch(progress: Progress, name: str, on_step: Callable[[int], None] | None) -> Any:  # noqa: ANN401 - transformers is untyped
+    """A callback that says every few seconds how far training is, and tells `on_step`."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
@@ -294,6 +301,8 @@ def _watch(progress: Progress, name: str) -> Any:  # noqa: ANN401 - transformers
             self.began = self.said = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ANN401
+            if on_step is not None:
+                on_step(state.global_step)
             now = time.monotonic()
             if now - self.said < SAY_SECONDS:
                 return
