@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -181,3 +183,11 @@ def test_the_readme_shows_what_the_demo_prints(workplace: Path) -> None:
 def test_a_command_prints_what_the_page_shows(command: Command, workplace: Path) -> None:
     said = call(workplace, "-m", "pipelines.cli", *command.words[1:])
     assert agrees(command.shown or "", said), said
+
+
+def test_every_section_of_a_report_is_explained(workplace: Path) -> None:
+    report = (workplace / "quickstart" / "out" / "report.html").read_text("utf-8")
+    page = (ROOT / "docs" / "reading_the_report.md").read_text("utf-8")
+    titles = re.findall(r"<h2[^>]*>([^<{]+)</h2>", report)
+    assert len(titles) > 8
+    assert [title for title in titles if f"**{html.unescape(title)}" not in page] == []
