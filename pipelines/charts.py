@@ -21,8 +21,13 @@ BARS = 40
 BAR_SPAN = (44, 312)  # of a histogram 320 wide; report.css aligns the sliders with it
 PLANE_X, PLANE_Y = (56, 632), (404, 12)
 # Told apart by shape as well as by colour. A line of no length with round ends is a disc.
-MARKS = {"kept": "h0", "dropped": "m-2.2-2.2l4.4 4.4m0-4.4l-4.4 4.4", "suspect": "m0-3.6l3.6 3.6-3.6 3.6-3.6-3.6z"}
+MARKS = {
+    "kept": "h0",
+    "dropped": "m-2.2-2.2l4.4 4.4m0-4.4l-4.4 4.4",
+    "suspect": "m0-3.6l3.6 3.6-3.6 3.6-3.6-3.6z",
+}
 TILES = 26  # along each axis of the plane
+NARROW = 110  # units of the picture: a region that its name does not fit into
 _MIN_TILE_ROWS = 3  # a tile with fewer rows says nothing about the region
 
 
@@ -131,12 +136,12 @@ def histogram(edges: Floats, kept: Ints, dropped: Ints) -> Markup:
         dropped: Dropped rows in each bar.
     """
     x = Scale(float(edges[0]), float(edges[-1]), *BAR_SPAN)
-    y = Scale(0, float(max(1, (kept + dropped).max())), 128, 8)
-    nothing = np.zeros(len(kept))
+    below, above = kept.astype(np.float64), (kept + dropped).astype(np.float64)
+    y = Scale(0, max(1.0, float(above.max())), 128, 8)
     body = [
         *_y_axis(y, *BAR_SPAN, [tick for tick in y.ticks(3) if tick == int(tick)]),
-        _bars(x(edges), y(nothing), y(kept), "kept"),
-        _bars(x(edges), y(kept), y(kept + dropped), "dropped"),
+        _bars(x(edges), y(0 * below), y(below), "kept"),
+        _bars(x(edges), y(below), y(above), "dropped"),
         *_x_axis(x, 128, x.ticks(5)),
     ]
     return _svg(320, 152, "histogram", "Histogram of kept and dropped rows", body)
@@ -180,12 +185,17 @@ def _region_name(region: Region, x: Scale, y: Scale) -> str:
     """Its name in its corner away from the middle of the plane."""
     left, right, bottom, top = _box(region, x, y)
     at_right, at_top = left + right > PLANE_X[0] + PLANE_X[1], top + bottom < PLANE_Y[0] + PLANE_Y[1]
-    column, line = right - 8 if at_right else left + 8, top + 18 if at_top else bottom - 8
+    if right - left < NARROW:  # beside it
+        column = left - 6 if at_right else right + 6
+    else:
+        column = right - 8 if at_right else left + 8
+    line = top + 18 if at_top else bottom - 8
     anchor = "end" if at_right else "start"
     name, _, meaning = region.name.partition(": ")
     # `long`: a narrow page hides the meaning, which its legend tells too
     longer = f'<tspan class="long"> {meaning}</tspan>' if meaning else ""
-    return f'<text class="region-name" x="{column:.1f}" y="{line:.1f}" text-anchor="{anchor}">{name}{longer}</text>'
+    place = f'x="{column:.1f}" y="{line:.1f}" text-anchor="{anchor}"'
+    return f'<text class="region-name" {place}>{name}{longer}</text>'
 
 
 def _box(region: Region, x: Scale, y: Scale) -> tuple[float, float, float, float]:

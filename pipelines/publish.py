@@ -27,6 +27,7 @@ from connectors.storage import (
 )
 from pipelines.emit import OUTPUTS, output_file
 from pipelines.ingest import bad_path
+from pipelines.report_against import AGAINST_PAGE
 from pipelines.stages import StageResult, Workspace
 
 Outputs = dict[str, dict[str, str]]
@@ -71,7 +72,9 @@ def _bad_files(ingested: StageResult) -> dict[str, str]:
 def _publish(space: Workspace, outputs: Outputs) -> None:
     space.check_lock()
     out = str(space.out)
-    remove([join(out, MANIFEST)])
+    remove(
+        [join(out, MANIFEST), join(out, AGAINST_PAGE)]
+    )  # an old decision's comparison says nothing of this one
     remove_files(out, ending=".tmp")  # of a run that was killed while it wrote its report
     if is_remote(out):
         _copy(out, outputs)

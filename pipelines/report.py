@@ -141,11 +141,11 @@ def write_report(out: Place, manifest: Mapping[str, Any] | None = None) -> Place
     rows = [stored_rows(join(out, folder)) for folder in ("train", "dropped", "bad_rows")]
     check_books(out, manifest["counts"], *rows)
     path = join(out, "report.html")
-    write_text(path, _page(out, manifest))
+    write_text(path, _page(str(out), manifest))
     return path
 
 
-def _page(out: str | Path, manifest: Mapping[str, Any]) -> str:
+def _page(out: str, manifest: Mapping[str, Any]) -> str:
     numbers = read_numbers(out)
     kept = read_columns(join(out, "train"), pa.schema([("reason", _LABEL)]))
     dropped = read_columns(join(out, "dropped"), pa.schema([("stage", _LABEL), ("reason", _LABEL)]))
@@ -160,7 +160,7 @@ def _page(out: str | Path, manifest: Mapping[str, Any]) -> str:
     return render(
         "report.html.j2",
         SCRIPTS,
-        script_data(out, numbers, regions),
+        script_data(out, numbers, regions, _units()),
         manifest=manifest,
         counts=manifest["counts"],
         flow=_flow(manifest["counts"], _count(dropped, "stage").get("score", 0)),

@@ -101,9 +101,7 @@ def rows_at(
     return dict(iter_rows_at(folder, positions, columns))
 
 
-def _spread(
-    table: pa.Table, reasons: Sequence[str], most: int = EXAMPLES_PER_REASON
-) -> dict[str, list[int]]:
+def _spread(table: pa.Table, reasons: Sequence[str], most: int = EXAMPLES_PER_REASON) -> dict[str, list[int]]:
     """Positions of a few rows of each reason, spread evenly over the rows that have it."""
     column = table["reason"].combine_chunks()
     chosen = {}
@@ -114,12 +112,17 @@ def _spread(
     return chosen
 
 
-def _show(row: Mapping[str, Any], scores: Sequence[str], original: ShownRow | None = None) -> ShownRow:
+def shown_row(row: Mapping[str, Any], scores: Sequence[str], original: ShownRow | None = None) -> ShownRow:
+    """A stored row as an example, with those of `scores` that it has."""
     if row.get("messages"):
         prompt, response = prompt_text(row["messages"]), response_text(row["messages"])
     else:
         prompt, response = row.get("prompt_excerpt") or "", row.get("response_excerpt") or ""
-    names = [name for name in ("kind", "similarity", *_EVAL_FACTS, *_DECISIONS, *scores) if row.get(name) is not None]
+    names = [
+        name
+        for name in ("kind", "similarity", *_EVAL_FACTS, *_DECISIONS, *scores)
+        if row.get(name) is not None
+    ]
     facts = [(name, row[name] if isinstance(row[name], str) else format_number(row[name])) for name in names]
     return ShownRow(row["id"], visible(prompt), visible(response), facts, original)
 
@@ -137,7 +140,7 @@ def kept_examples(
     """
     chosen = _spread(kept, reasons)
     rows = rows_at(join(str(out), "train"), chosen, ["id", "messages", *_DECISIONS, *scores])
-    return {reason: [_show(rows[p], scores) for p in positions] for reason, positions in chosen.items()}
+    return {reason: [shown_row(rows[p], scores) for p in positions] for reason, positions in chosen.items()}
 
 
 def suspect_examples(out: str | Path) -> tuple[int, list[ShownRow]]:
@@ -173,7 +176,7 @@ def dropped_examples(
     ids = {row["duplicate_of"] for row in rows.values() if row.get("duplicate_of")}
     originals = _rows_of(out, ids)
     return {
-        reason: [_show(rows[p], scores, originals.get(rows[p].get("duplicate_of"))) for p in positions]
+        reason: [shown_row(rows[p], scores, originals.get(rows[p].get("duplicate_of"))) for p in positions]
         for reason, positions in chosen.items()
     }
 
@@ -203,7 +206,7 @@ def largest_clusters(out: str | Path, copies: pa.Array) -> list[ClusterShown]:
             size=group["counts"] + 1,
             keeper=group["values"],
             kept=keepers.get(group["values"]),
-            members=[_show(rows[position], ()) for position in positions[group["values"]].tolist()],
+            members=[shown_row(rows[position], ()) for position in positions[group["values"]].tolist()],
         )
         for group in groups
     ]
@@ -221,7 +224,7 @@ def contaminated_examples(out: str | Path, dropped: pa.Table) -> dict[str, list[
     chosen = _spread(dropped, reasons, HITS_SHOWN)
     columns = ["id", "similarity", *_EVAL_FACTS, *_EXCERPTS]
     rows = rows_at(join(str(out), "dropped"), chosen, columns)
-    return {reason: [_show(rows[p], ()) for p in positions] for reason, positions in chosen.items()}
+    return {reason: [shown_row(rows[p], ()) for p in positions] for reason, positions in chosen.items()}
 
 
 def bad_examples(out: str | Path, bad: pa.Table, reasons: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -241,5 +244,5 @@ def _rows_of(out: str | Path, ids: set[str]) -> dict[str | None, ShownRow]:
         places["train" if part.kept else "dropped"] += (here + part.start).tolist()
     for name, positions in places.items():
         rows = rows_at(join(str(out), name), {"": positions}, ["id", "messages", *_EXCERPTS])
-        found |= {row["id"]: _show(row, ()) for row in rows.values()}
+        found |= {row["id"]: shown_row(row, ()) for row in rows.values()}
     return found

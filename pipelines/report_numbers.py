@@ -1,4 +1,4 @@
-"""The numbers of a report: two passes over the files of a run, a part at a time, so memory does not grow with it.
+"""The numbers of a report, in two passes over the files of a run that hold a part of the rows at a time.
 
 The first pass draws the sample: of the rows with a score, those whose ids have the least hashes. The sample's
 quantiles set the frame of each picture and the places where a threshold can stand. The second pass counts
@@ -205,8 +205,8 @@ def stops(values: Floats) -> Floats:
         values: Finite numbers, at least one. Whole numbers give whole numbers.
 
     Example:
-        >>> stops(np.array([0.0, 1.0]))[:3]
-        array([0.  , 0.01, 0.02])
+        >>> stops(np.array([0.25, 0.75]))[:3]
+        array([0.25 , 0.255, 0.26 ])
     """
     low, high = robust_range(values)
     raw = (high - low) / STOPS
@@ -290,7 +290,10 @@ def _plane_of(values: dict[str, Floats]) -> Plane | None:
     names = [name for name, own in values.items() if len(own)]
     if {"loss", "entropy"} <= set(names):
         names = ["loss", "entropy"]
-    names = [*(name for name in names if name not in TOKEN_COLUMNS), *(n for n in names if n in TOKEN_COLUMNS)]
+    names = [
+        *(name for name in names if name not in TOKEN_COLUMNS),
+        *(n for n in names if n in TOKEN_COLUMNS),
+    ]
     if len(names) < 2:
         return None
     x, y = names[:2]
@@ -328,7 +331,7 @@ def _add_groups(
     facts: Sequence[npt.NDArray[Any]],
     scores: Sequence[Floats],
 ) -> None:
-    """Adds a part's rows, of group `labels[codes]`; `facts` are duplicate, tokens and whether these are known."""
+    """Adds a part's rows, of group `labels[codes]`; `facts`: duplicate, tokens, whether these are known."""
     size, at = len(labels), int(kept)
     rows = np.bincount(codes, minlength=size)
     duplicates, tokens, counted = (np.bincount(codes, fact, size).astype(np.int64) for fact in facts)

@@ -1,8 +1,8 @@
-"""Rendering of the report's pages: one self-contained file each, whose policy lets nothing else run or be fetched.
+"""Rendering of the report's pages: one self-contained file each, that lets nothing else run or be fetched.
 
-Style and scripts stand in the page and are named by their hashes in its Content-Security-Policy, so even a text
-of the data that slipped through as markup could neither run nor load anything. Data for the scripts is JSON
-in an element that browsers do not execute; `<` is escaped in it, so nothing inside can end that element.
+Style and scripts stand in the page and are named by their hashes in its Content-Security-Policy, so a text of
+the data that slipped through as markup could neither run nor load anything. Data for the scripts is JSON in
+an element that browsers do not execute; `<` is escaped in it, so nothing inside can end that element.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 const STATES = ["kept", "dropped", "suspect"];
 const MARKS = ["h0", "m-2.2-2.2l4.4 4.4m0-4.4l-4.4 4.4", "m0-3.6l3.6 3.6-3.6 3.6-3.6-3.6z"];  // as in charts.py
 const FRAME = {left: 56, right: 632, top: 12, bottom: 404};
+const NARROW = 110;  // a region that its name does not fit into has it beside it
 const NEAR = 30;  // how far from a mark, in units of the picture, the pointer still means it
 
 const plane = {box: document.getElementById("explorer"), shown: [], at: null, pinned: false, within: null};
@@ -44,7 +45,8 @@ function drawPlane() {
   const ranges = [robustRange(rows.map((row) => x[row])), robustRange(rows.map((row) => y[row]))];
   const across = (value) => FRAME.left + (value - ranges[0][0]) / (ranges[0][1] - ranges[0][0]) * 576;
   const up = (value) => FRAME.bottom - (value - ranges[1][0]) / (ranges[1][1] - ranges[1][0]) * 392;
-  if (plane.x.value === DATA.plane.x && plane.y.value === DATA.plane.y) drawRegions(across, up);
+  const own = plane.x.value === DATA.plane.x && plane.y.value === DATA.plane.y;
+  const names = own ? drawRegions(across, up) : [];
   drawAxes(ranges, across, up);
   for (const row of rows) {
     const [a, b] = [across(x[row]), up(y[row])];
@@ -52,8 +54,8 @@ function drawPlane() {
     const ofSource = plane.source.value === "" || source.names[source.codes[row]] === plane.source.value;
     if (inside && ofSource && plane.states[state[row]].checked) plane.shown.push({row, x: a, y: b});
   }
-  const keptAway = [true, false].map((within) => drawMarks(within));
-  plane.svg.append(...keptAway, plane.ring);
+  const marks = [false, true].map(drawMarks);
+  plane.svg.append(...marks, ...names, plane.ring);
   note(`${commas(plane.shown.length)} of the ${commas(state.length)} rows of the sample are shown.`);
   if (!plane.shown.some((point) => point.row === plane.at)) select(null);
   placeRing();
@@ -72,6 +74,8 @@ function drawMarks(within) {
   return group;
 }
 
+const named = (column) => (DATA.units[column] ? `${column} (${DATA.units[column]})` : column);
+
 function drawAxes(ranges, across, up) {
   for (const tick of ticks(ranges[1], 6)) {
     plane.svg.append(shape("path", {class: "grid", d: `M56 ${up(tick)}H632`}));
@@ -81,11 +85,13 @@ function drawAxes(ranges, across, up) {
     plane.svg.append(shape("text", {class: "tick", x: across(tick), y: 420, "text-anchor": "middle"}, String(tick)));
   }
   const upright = {transform: "translate(16 208) rotate(-90)"};
-  plane.svg.append(shape("text", {class: "axis", x: 344, y: 444, "text-anchor": "middle"}, plane.x.value));
-  plane.svg.append(shape("text", {class: "axis", "text-anchor": "middle", ...upright}, plane.y.value));
+  plane.svg.append(shape("text", {class: "axis", x: 344, y: 444, "text-anchor": "middle"}, named(plane.x.value)));
+  plane.svg.append(shape("text", {class: "axis", "text-anchor": "middle", ...upright}, named(plane.y.value)));
 }
 
+/** Outlines the regions; returns their names, which stand above the marks. */
 function drawRegions(across, up) {
+  const names = [];
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
   for (const {x, y, name, kept} of DATA.plane.regions) {
     const left = x[0] === null ? FRAME.left : clamp(across(x[0]), FRAME.left, FRAME.right);
@@ -95,10 +101,13 @@ function drawRegions(across, up) {
     const style = kept ? "region" : "region away";
     plane.svg.append(shape("rect", {class: style, x: left, y: top, width: right - left, height: bottom - top}));
     const [atRight, atTop] = [left + right > FRAME.left + FRAME.right, top + bottom < FRAME.top + FRAME.bottom];
-    const place = {x: atRight ? right - 8 : left + 8, y: atTop ? top + 18 : bottom - 8};
-    const text = window.innerWidth < 544 ? name.split(":")[0] : name;
-    plane.svg.append(shape("text", {class: "region-name", ...place, "text-anchor": atRight ? "end" : "start"}, text));
+    const beside = right - left < NARROW;
+    const at = atRight === beside ? left + (atRight ? -6 : 8) : right + (atRight ? -8 : 6);
+    const text = window.innerWidth < 544 ? name.split(":")[0] : name.replace(":", "");
+    const place = {x: at, y: atTop ? top + 18 : bottom - 8, "text-anchor": atRight ? "end" : "start"};
+    names.push(shape("text", {class: "region-name", ...place}, text));
   }
+  return names;
 }
 
 function note(text) {
@@ -213,8 +222,8 @@ function stateBoxes() {
 
 function startPlane() {
   const {numbers, source} = DATA.sample;
-  const named = Object.keys(numbers).filter((name) => numbers[name].some((value) => value !== null));
-  const columns = named.map((name) => [name, name]);
+  const known = Object.keys(numbers).filter((name) => numbers[name].some((value) => value !== null));
+  const columns = known.map((name) => [name, name]);
   const picture = plane.box.querySelector(".picture");
   plane.svg = picture.querySelector("svg");
   plane.ring = shape("circle", {class: "ring", r: 0});
@@ -235,7 +244,10 @@ function startPlane() {
     "aria-label": "Rows as marks. Arrow keys go from row to row, Enter pins, Escape lets go.",
   })) picture.setAttribute(name, value);
   picture.addEventListener("keydown", onKey);
-  picture.addEventListener("focus", () => { if (plane.at === null && picture.matches(":focus-visible")) select((move([0, 0]) || {row: null}).row); });
+  picture.addEventListener("focus", () => {
+    const first = plane.at === null && picture.matches(":focus-visible") ? nearest(344, 208).point : null;
+    if (first) select(first.row);
+  });
   picture.addEventListener("pointermove", (event) => {
     const row = plane.pinned ? null : underPointer(event);
     if (row !== null && row !== plane.at) select(row);

@@ -1,8 +1,9 @@
-"""What the scripts of a report get: the rows of the sample, and how many of all rows lie between thresholds."""
+"""What the scripts of a report get: the sample's rows, and how many of all rows lie between thresholds."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,26 @@ EXCERPT_CHARS = 160  # of a prompt, and of a response
 DIGITS = 6
 
 
-def script_data(out: str | Path, numbers: Numbers, regions: list[Region]) -> dict[str, Any]:
+def script_data(
+    out: str | Path, numbers: Numbers, regions: list[Region], units: Mapping[str, str]
+) -> dict[str, Any]:
     """The data of a report's scripts.
 
     Args:
         out: Folder of the run, for the texts of the sample.
         numbers: Its numbers.
         regions: What to outline in the plane.
+        units: Units of the columns that have one.
     """
     plane = numbers.plane
     return {
         "sample": sample_rows(out, numbers.sample, numbers.columns.all),
+        "units": {name: units[name] for name in numbers.columns.all if units.get(name)},
         "spreads": {name: _spread(spread) for name, spread in numbers.spreads.items()},
         "plane": plane and {
             "x": plane.x,
             "y": plane.y,
-            "regions": [
-                {"x": _bounds(r.x_low, r.x_high), "y": _bounds(r.y_low, r.y_high), "name": r.name, "kept": r.kept}
-                for r in regions
-            ],
+            "regions": [_region(region) for region in regions],
         },
     }  # fmt: skip
 
@@ -108,7 +110,10 @@ def _excerpts(row: dict[str, Any]) -> tuple[str, str]:
 def _coded(column: pa.ChunkedArray) -> dict[str, Any]:
     """Texts that repeat, as codes into a list of them."""
     encoded = column.fill_null("").combine_chunks().dictionary_encode()
-    return {"names": [visible(v) for v in encoded.dictionary.to_pylist()], "codes": encoded.indices.to_pylist()}
+    return {
+        "names": [visible(v) for v in encoded.dictionary.to_pylist()],
+        "codes": encoded.indices.to_pylist(),
+    }
 
 
 def _short(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[float | int | None]:
@@ -120,6 +125,11 @@ def _short(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[float | int | 
 def _spread(spread: Spread) -> dict[str, Any]:
     rows, tokens = spread.rows.tolist(), spread.tokens.tolist()
     return {"edges": spread.edges.tolist(), "rows": rows, "tokens": tokens}
+
+
+def _region(region: Region) -> dict[str, Any]:
+    bounds = {"x": _bounds(region.x_low, region.x_high), "y": _bounds(region.y_low, region.y_high)}
+    return {**bounds, "name": region.name, "kept": region.kept}
 
 
 def _bounds(low: float, high: float) -> list[float | None]:

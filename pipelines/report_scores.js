@@ -147,7 +147,8 @@ function announce() {
     const stay = within.filter(Boolean).length;
     const {of, id} = DATA.sample;
     box.append(element("p", {role: "status"}, `Within all ${limits.size} thresholds together: ${commas(stay)} of the ` +
-      `${commas(id.length)} rows in the sample (${share(stay, id.length)}), which is of ${commas(of)} scored rows.`));
+      `${commas(id.length)} rows of the sample (${share(stay, id.length)}), drawn from ${commas(of)} scored rows. ` +
+      "The counts below are of all rows, each threshold alone."));
   }
   box.append(element("p", {}, "For the recipe, under ", element("code", {}, "select:"), "; ",
     element("code", {}, "winnow select OUT RECIPE.yaml"), " then decides again from the stored scores."));
