@@ -199,7 +199,7 @@ function onKey(event) {
 }
 
 function choice(label, names, value) {
-  const input = element("select");
+  const input = element("select", {"aria-label": label});
   for (const [text, own] of names) input.append(element("option", {value: own}, text));
   input.value = value;
   input.addEventListener("change", drawPlane);
