@@ -228,7 +228,7 @@ def test_states_and_sources_are_chosen_and_other_scores_are_drawn(page: Page, re
     fewer = page.locator('.tools [role="status"]').inner_text()
     assert number(fewer.split()[0]) < number(before.split()[0])
     page.get_by_role("combobox", name="across").select_option("ifd_ppl")
-    assert page.locator("#explorer text.axis").first.inner_text() == "ifd_ppl"
+    assert page.locator("#explorer text.axis").first.text_content() == "ifd_ppl"
 
 
 def test_a_table_is_sorted_by_its_heads(page: Page, real: Finished) -> None:
