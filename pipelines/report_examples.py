@@ -27,7 +27,7 @@ REASONS_WITH_EXAMPLES = 12
 
 _EXCERPTS = ("prompt_excerpt", "response_excerpt")
 _DECISIONS = ("quadrant", "grape_rank")
-_EVAL_FACTS = ("eval_item", "eval_match", "eval_span")
+_EVAL_FACTS = {"eval_item": "evaluation item", "eval_match": "found by", "eval_span": "words shared"}
 CLUSTERS_SHOWN = 8
 SUSPECTS_SHOWN = 10
 MEMBERS_SHOWN = 3
@@ -123,7 +123,10 @@ def shown_row(row: Mapping[str, Any], scores: Sequence[str], original: ShownRow 
         for name in ("kind", "similarity", *_EVAL_FACTS, *_DECISIONS, *scores)
         if row.get(name) is not None
     ]
-    facts = [(name, row[name] if isinstance(row[name], str) else format_number(row[name])) for name in names]
+    facts = [
+        (_EVAL_FACTS.get(name, name), row[name] if isinstance(row[name], str) else format_number(row[name]))
+        for name in names
+    ]
     return ShownRow(row["id"], visible(prompt), visible(response), facts, original)
 
 

@@ -129,7 +129,7 @@ def test_the_counts_of_the_manifest_are_on_the_page(tmp_path: Path) -> None:
 
 
 def test_the_source_table_balances(html: str) -> None:
-    table = html[html.index("<caption>Rows by source") : html.index("<caption>Mean scores by source")]
+    table = html[html.index('caption">Rows by source') : html.index('caption">Mean scores by source')]
     rows = re.findall(r"<tr><th scope=\"row\".*?</tr>", table)
     cells = [re.findall(r'<td class="n">([^<]*)</td>', row) for row in rows]
     assert len(cells) == 3
