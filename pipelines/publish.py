@@ -27,7 +27,6 @@ from connectors.storage import (
 )
 from pipelines.emit import OUTPUTS, output_file
 from pipelines.ingest import bad_path
-from pipelines.report_against import AGAINST_PAGE
 from pipelines.stages import StageResult, Workspace
 
 Outputs = dict[str, dict[str, str]]

@@ -148,10 +148,10 @@ function announce() {
     const {of, id} = DATA.sample;
     box.append(element("p", {role: "status"}, `Within all ${limits.size} thresholds together: ${commas(stay)} of the ` +
       `${commas(id.length)} rows of the sample (${share(stay, id.length)}), drawn from ${commas(of)} scored rows. ` +
-      "The counts below are of all rows, each threshold alone."));
+      "The counts beside each score are of all rows, for that threshold alone."));
   }
-  box.append(element("p", {}, "For the recipe, under ", element("code", {}, "select:"), "; ",
-    element("code", {}, "winnow select OUT RECIPE.yaml"), " then decides again from the stored scores."));
+  box.append(element("p", {}, "Under ", element("code", {}, "select:"), " of a recipe, ",
+    element("code", {}, "winnow select OUT RECIPE.yaml"), " decides again from the stored scores in seconds."));
   box.append(element("pre", {}, lines), element("div", {class: "recipe-line"}, copyButton(() => lines), reset));
   together.append(box);
 }

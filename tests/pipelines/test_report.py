@@ -140,7 +140,7 @@ def test_the_source_table_balances(html: str) -> None:
 
 
 def test_a_near_duplicate_is_shown_with_the_row_that_it_repeats(html: str) -> None:
-    group = html[html.index("<summary>near duplicate") :]
+    group = html[html.index("<summary><bdi>near duplicate") :]
     group = group[: group.index("</details>")]
     assert group.count("<dt>repeats</dt>") == EXAMPLES_PER_REASON
     assert "similarity <b><bdi>0.83</bdi></b>" in group
