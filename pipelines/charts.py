@@ -26,6 +26,7 @@ MARKS = {
     "dropped": "m-2.2-2.2l4.4 4.4m0-4.4l-4.4 4.4",
     "suspect": "m0-3.6l3.6 3.6-3.6 3.6-3.6-3.6z",
 }
+SMALLEST_RANGE = 1e-300  # a step of it would be no number
 TILES = 26  # along each axis of the plane
 NARROW = 110  # units of the picture: a region that its name does not fit into
 _MIN_TILE_ROWS = 3  # a tile with fewer rows says nothing about the region
@@ -102,7 +103,7 @@ def robust_range(values: Floats) -> tuple[float, float]:
     """
     low, high = (float(bound) for bound in np.percentile(values, ROBUST_PERCENTILES))
     # Compared relative to their size: a range below float resolution has no ticks
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), SMALLEST_RANGE):
         margin = 0.5 * max(1.0, abs(low))
         return low - margin, high + margin
     return low, high

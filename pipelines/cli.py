@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipelines import training_options as options
 from pipelines.exit_codes import ExitCode, cause_of, codes_text, exit_code_of
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def run(
     """Run a recipe: read, dedupe, score, select, emit. Run it again to resume. Beam options go after `--`."""
     _quiet_libraries(verbose, log_format)
     with _failures():
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
 
         loaded = load_recipe(recipe, set_ or ())
         out = output or loaded.output
@@ -213,7 +214,7 @@ def select(
     _quiet_libraries(verbose=False, log_format=log_format)
     with _failures(out):
         from pipelines.progress import Progress
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
         from pipelines.run import reselect
         from pipelines.runner import choose_runner
 
@@ -229,7 +230,7 @@ def plan(context: typer.Context, recipe: RecipePath, set_: Overrides = None, lim
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import plan_text
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
 
         _reach_stores(context.args)
         _show(plan_text(load_recipe(recipe, set_ or ()), limit))
@@ -274,13 +275,39 @@ def report(
         _show(f"Report: {write_report(out, manifest)}")
 
 
+@app.command(context_settings=WITH_BEAM_OPTIONS)
+def view(
+    context: typer.Context,
+    out: OutFolder,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Where it listens; default 8765, or a free one.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+) -> None:
+    """Show the rows of OUT in a local page: search, filter, and read why each was kept or dropped."""
+    with _failures():
+        from pipelines.view.server import serve
+
+        _reach_stores(context.args)
+        serve(out, port, _show, in_browser=open_)
+
+
 @app.command()
-def methods() -> None:
+def methods(
+    format_: Annotated[
+        Literal["text", "markdown"],
+        typer.Option(
+            "--format", help="text: a list for the terminal; markdown: the page, formulas included."
+        ),
+    ] = "text",
+) -> None:
     """List every scorer and selector."""
     with _failures():
-        from pipelines.methods import methods_text
-
-        _show(methods_text())
+        if format_ == "text":
+            from pipelines.methods import methods_text as text
+        else:
+            from pipelines.methods_reference import methods_page as text
+        _show(text().rstrip("\n"))
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
@@ -289,11 +316,12 @@ def validate(context: typer.Context, recipe: RecipePath, set_: Overrides = None)
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import check_inputs_and_model
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
+        from pipelines.runner import choose_runner
 
         _reach_stores(context.args)
         loaded = load_recipe(recipe, set_ or ())
-        for line in check_inputs_and_model(loaded):
+        for line in check_inputs_and_model(loaded, here=choose_runner(1, context.args).is_local):
             _show(line)
         _show(f"{recipe}: fine. Next: winnow plan {recipe}")
 
@@ -333,8 +361,24 @@ def init(
         from pipelines.published import write_recipe
 
         written = write_recipe(recipe, path)
-        also = f" and {written[1]}" if written[1:] else ""
-        _show(f"Wrote {path}{also}. Edit `inputs` and `model`, then: winnow validate {path}")
+        wrote = " and ".join(map(str, written))
+        _show(f"Wrote {wrote}. Edit `inputs` and `model`, then: winnow validate {path}")
+
+
+@app.command()
+def schema(
+    format_: Annotated[
+        Literal["json", "markdown"],
+        typer.Option("--format", help="json: JSON schema, for editors; markdown: the reference of recipes."),
+    ] = "json",
+) -> None:
+    """Print every key of a recipe with its type, bounds, default and meaning."""
+    with _failures():
+        if format_ == "json":
+            from pipelines.recipe_schema import schema_json as text
+        else:
+            from pipelines.recipe_reference import reference as text
+        _show(text().rstrip("\n"))
 
 
 @app.command()
@@ -373,6 +417,67 @@ def push(
         from pipelines.export.push import push as push_run
 
         _show(f"Pushed to {push_run(out, repo_id, private=private)}")
+
+
+@app.command(name="fine-tune")
+def fine_tune(
+    out: options.TrainingSet,
+    to: options.ModelFolder,
+    model: options.ModelName = None,
+    steps: options.Steps = None,
+    epochs: options.Epochs = 3.0,
+    step_tokens: options.StepTokens = 2048,
+    learning_rate: options.LearningRate = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Fine-tune a model on the training set of OUT with TRL, token masks and weights honoured."""
+    _quiet_libraries(verbose=False)
+    with _failures():
+        from pipelines.progress import Progress
+        from pipelines.training.fine_tune import TrainingSettings, fine_tuned_text
+        from pipelines.training.fine_tune import fine_tune as train
+
+        settings = TrainingSettings(steps, epochs, step_tokens, learning_rate, seed)
+        _show(fine_tuned_text(train(out, model, to, settings, Progress(_console()))))
+
+
+@app.command()
+def evaluate(
+    outs: options.Runs,
+    held_out: options.HeldOutRows = None,
+    model: options.ModelName = None,
+    seeds: options.Seeds = 3,
+    steps: options.Steps = None,
+    epochs: options.Epochs = 2.0,
+    step_tokens: options.StepTokens = 1024,
+    learning_rate: options.LearningRate = None,
+    answers: options.Answers = None,
+    workers: Workers = 1,
+    to: options.ResultsFolder = None,
+) -> None:
+    """Does the selection help? Train on it, on random rows, the longest, everything; compare. Resumes."""
+    _quiet_libraries(verbose=False)
+    with _failures():
+        from pipelines.evaluate.evaluate import evaluate as measure
+        from pipelines.evaluate.settings import EvaluateSettings
+        from pipelines.evaluate.text import evaluated_text
+        from pipelines.progress import Progress
+
+        settings = EvaluateSettings(
+            model,
+            held_out,
+            0.1,
+            500,
+            seeds,
+            steps,
+            epochs,
+            step_tokens,
+            learning_rate,
+            answers,
+            workers=workers,
+        )
+        done = measure(outs, to, settings, Progress(_console()))
+        _show(evaluated_text(done.results, done.folder))
 
 
 def _close(finished: Finished) -> None:

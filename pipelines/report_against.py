@@ -23,7 +23,7 @@ from pipelines.charts import Floats
 from pipelines.report_examples import ShownRow, format_number, iter_rows_at, shown_row
 from pipelines.report_numbers import TOKEN_COLUMNS, finite, number_columns, parts, tokens_of
 from pipelines.report_page import render
-from pipelines.selectors.base import id_order
+from pipelines.selectors.id_order import id_order
 
 AGAINST_PAGE = "report-against.html"
 EXAMPLES_PER_CELL = 4
@@ -154,7 +154,7 @@ def read_rows(out: str, sources: Names, reasons: Names) -> RunRows:
     for part in parts(out, schema):
         table = part.table
         own: tuple[npt.NDArray[Any], ...] = (
-            id_order(table["id"].to_pylist(), seed=0),
+            id_order(table["id"], seed=0),
             np.full(table.num_rows, part.kept),
             sources.of(table["source"]),
             reasons.of(table["reason"]),

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from connectors.shards import parquet_files, read_schema
 from connectors.storage import fetched, join
 from pipelines.charts import TILES, Floats, robust_range
-from pipelines.selectors.base import id_order
+from pipelines.selectors.id_order import id_order
 
 SAMPLE_ROWS = 3_000
 STOPS = 160  # about as many places for a threshold
@@ -270,7 +270,7 @@ def _draw(out: str | Path, columns: Columns) -> Sample:
         scored = np.any([np.isfinite(finite(part.table, name)) for name in scores], axis=0)
         of += int(scored.sum())
         hashes = np.full(len(scored), 2**64 - 1, np.uint64)
-        hashes[scored] = id_order(part.table["id"].filter(pa.array(scored)).to_pylist(), seed=0)
+        hashes[scored] = id_order(part.table["id"].filter(pa.array(scored)), seed=0)
         near = np.flatnonzero(scored & (hashes <= highest))
         own = [pa.array(np.full(len(near), part.kept)), pa.array(near + part.start), pa.array(hashes[near])]
         rows = pa.table([*part.table.take(near).columns, *own], schema=drawn.schema)

@@ -17,7 +17,7 @@ function robustRange(values) {
     return sorted[low] + (place - low) * (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]);
   };
   const [low, high] = [at(0.005), at(0.995)];
-  if (high - low > 1e-9 * Math.max(Math.abs(low), Math.abs(high))) return [low, high];
+  if (high - low > 1e-9 * Math.max(Math.abs(low), Math.abs(high), 1e-291)) return [low, high];
   const margin = 0.5 * Math.max(1, Math.abs(low));
   return [low - margin, high + margin];
 }

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.job_service import cancel_job, check_endpoint
 from pipelines.run_log import CONTEXT
+from scorers.models.cores import usable_cores
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -93,9 +94,11 @@ class RunnerChoice:
 
     @property
     def threads(self) -> int:
-        """CPU threads that each worker process may use: its share of the cores that this process may use."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self.workers)
+        """CPU threads of one piece of work: the share of a worker process in the cores of this machine.
+
+        One elsewhere: a cluster runs as many pieces side by side as its machines have slots.
+        """
+        return max(1, usable_cores() // self.workers) if self.is_local else 1
 
 
 def choose_runner(workers: int, beam_args: Sequence[str]) -> RunnerChoice:
