@@ -118,6 +118,7 @@ class PlaneChart:
     x: str
     y: str
     points: int
+    sampled: int
     rows: int
     q_tuning: bool
     verdict: bool
@@ -313,7 +314,7 @@ def _plane(numbers: Numbers, regions: Sequence[Region]) -> PlaneChart | None:
     names = [f"{name} ({units[name]})" if units.get(name) else name for name in (found.x, found.y)]
     picture = plane(points, states, Frame(names[0], names[1], *found.frame), regions, found.rows)
     return PlaneChart(
-        picture, found.x, found.y, points.shape[1], numbers.sample.of,
+        picture, found.x, found.y, points.shape[1], numbers.sample.table.num_rows, numbers.sample.of,
         q_tuning=any(region.kept for region in regions),
         verdict=any(not region.kept for region in regions),
         suspects=bool((states == 2).any()),

@@ -26,6 +26,7 @@ from pipelines.selectors.id_order import id_order
 SAMPLE_ROWS = 3_000
 STOPS = 160  # about as many places for a threshold
 PASS_ROWS = 65_536
+RARE_VALUES = 1_000  # that set the frame of a score which no row of the sample has
 TOKEN_COLUMNS = {
     "prompt_tokens": "tokens of the prompt, by the target model's tokenizer",
     "response_tokens": "tokens of the response, by the target model's tokenizer",
@@ -189,9 +190,11 @@ def read_numbers(out: str | Path) -> Numbers:
         out: Folder of a run.
     """
     columns = number_columns(out)
-    sample = _draw(out, columns)
-    values = {name: _finite(sample.table, name) for name in columns.scores}
-    spreads = {name: Spread.at(stops(v)) for name, v in values.items() if len(v)}
+    rare: dict[str, Floats] = {}
+    sample = _draw(out, columns, rare)
+    values = {name: _known(sample.table, name) for name in columns.scores}
+    framed = {name: own if len(own) else rare.get(name, own) for name, own in values.items()}
+    spreads = {name: Spread.at(stops(own)) for name, own in framed.items() if len(own)}
     numbers = Numbers(columns, sample, spreads, {}, {}, _plane_of(values))
     for part in parts(out, _schema(columns)):
         _count(numbers, part)
@@ -260,15 +263,23 @@ def _schema(columns: Columns) -> pa.Schema:
     return pa.schema({"id": pa.string(), **dict.fromkeys(_TEXTS, pa.string()), **numbers})
 
 
-def _draw(out: str | Path, columns: Columns) -> Sample:
-    """The rows of the least hashes among those that have a score."""
+def _draw(out: str | Path, columns: Columns, rare: dict[str, Floats]) -> Sample:
+    """The rows of the least hashes among those that have a score.
+
+    Args:
+        out: Folder of a run.
+        columns: Its number columns.
+        rare: Gets the first values of each score: a score of few rows may be on none of the sample.
+    """
     schema = _schema(columns)
     more = {"kept": pa.bool_(), "position": pa.int64(), "hash": pa.uint64()}
     drawn, of, highest = pa.schema([*schema, *pa.schema(more)]).empty_table(), 0, np.uint64(2**64 - 1)
-    scores = [name for name in columns.scores if name not in TOKEN_COLUMNS]
+    scores = [name for name in columns.scores if name not in TOKEN_COLUMNS] or list(columns.scores)
     for part in parts(out, schema) if scores else ():
         scored = np.any([np.isfinite(finite(part.table, name)) for name in scores], axis=0)
         of += int(scored.sum())
+        for name in (name for name in columns.scores if len(rare.get(name, ())) < RARE_VALUES):
+            rare[name] = np.append(rare.get(name, np.zeros(0)), _known(part.table, name))[:RARE_VALUES]
         hashes = np.full(len(scored), 2**64 - 1, np.uint64)
         hashes[scored] = id_order(part.table["id"].filter(pa.array(scored)), seed=0)
         near = np.flatnonzero(scored & (hashes <= highest))
@@ -280,7 +291,7 @@ def _draw(out: str | Path, columns: Columns) -> Sample:
     return Sample(drawn.drop_columns(["hash"]).sort_by("id"), of)
 
 
-def _finite(table: pa.Table, name: str) -> Floats:
+def _known(table: pa.Table, name: str) -> Floats:
     values = finite(table, name)
     return values[np.isfinite(values)]
 
