@@ -108,19 +108,20 @@ def test_the_sample_says_how_many_rows_it_is_of(page: Page, real: Finished) -> N
     assert f"of the {scored} rows of the sample are shown" in page.locator(".tools").inner_text()
 
 
+@pytest.mark.parametrize("score", ["ifd_ppl", "response_tokens"])
 def test_arrow_keys_move_a_threshold_and_the_counts_are_those_of_the_files(
-    page: Page, real: Finished
+    page: Page, real: Finished, score: str
 ) -> None:
     opened(page, Path(real.out, "report.html"))
-    box = figure(page, "ifd_ppl")
-    slider = box.get_by_label("ifd_ppl at most")
+    box = figure(page, score)
+    slider = box.get_by_label(f"{score} at most")
     slider.focus()
     for _ in range(37):
         page.keyboard.press("ArrowLeft")
     bound = float(slider.get_attribute("aria-valuetext") or "")
     line = box.locator(".recipe-line code").inner_text()
-    assert yaml.safe_load(line) == [{"threshold": {"column": "ifd_ppl", "max": bound}}]
-    values, kept = (column(real.out, "ifd_ppl", *f) for f in (("train", "dropped"), ("train",)))
+    assert yaml.safe_load(line) == [{"threshold": {"column": score, "max": bound}}]
+    values, kept = (column(real.out, score, *f) for f in (("train", "dropped"), ("train",)))
     tokens = sum(column(real.out, f"{part}_tokens", "train", "dropped") for part in ("prompt", "response"))
     stay = values <= bound
     assert 0 < stay.sum() < np.isfinite(values).sum()
@@ -151,7 +152,7 @@ def test_thresholds_together_are_counted_in_the_sample_and_taken_back(page: Page
     opened(page, Path(real.out, "report.html"))
     for label, key in (("loss at most", "ArrowLeft"), ("entropy at least", "ArrowRight")):
         page.get_by_label(label, exact=True).focus()
-        for _ in range(20):
+        for _ in range(45):
             page.keyboard.press(key)
     bounds = [
         float(page.get_by_label(label, exact=True).get_attribute("aria-valuetext") or "")

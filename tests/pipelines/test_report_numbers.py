@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines import report_numbers
@@ -54,6 +54,7 @@ def test_the_bars_of_a_histogram_and_what_is_outside_account_for_every_value(
 
 
 @given(st.lists(values, min_size=1, max_size=60))
+@example([0.0, 5e-324])
 def test_places_for_a_threshold_ascend_and_read_back_from_a_recipe(sample: list[float]) -> None:
     edges = stops(np.array(sample))
     assert (np.diff(edges) > 0).all()
@@ -132,3 +133,18 @@ def test_a_suspect_row_is_told_from_one_merely_dropped(tmp_path: Path) -> None:
     wanted = [2 if v == "suspect" else int(not k) for v, k in zip(verdict, kept, strict=True)]
     assert sample.states.tolist() == wanted
     assert {0, 1, 2} == set(wanted)
+
+
+def test_a_score_of_few_rows_is_drawn_though_no_row_of_the_sample_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = make_run(tmp_path, 400)
+    for folder in ("train", "scores"):
+        path = sorted((out / folder).glob("*.parquet"))[0]
+        table = pq.read_table(path)
+        rare = pa.array([0.5] + [None] * (table.num_rows - 1), pa.float64())
+        pq.write_table(table.append_column("rare", rare), path)
+    monkeypatch.setattr(report_numbers, "SAMPLE_ROWS", 5)
+    numbers = read_numbers(out)
+    assert numbers.sample.table["rare"].null_count == 5
+    assert numbers.spreads["rare"].rows.sum() == 1
