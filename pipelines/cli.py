@@ -252,14 +252,25 @@ def explain(
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
-def report(context: typer.Context, out: OutFolder) -> None:
-    """Write OUT/report.html and OUT/README.md again."""
+def report(
+    context: typer.Context,
+    out: OutFolder,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="OTHER", help="Compare with another finished run: OUT/report-against.html."),
+    ] = None,
+) -> None:
+    """Write OUT/report.html and OUT/README.md again, or compare OUT with another run."""
     with _failures():
         from connectors.manifest import read_manifest
         from pipelines.dataset_card import write_card
         from pipelines.report import write_report
+        from pipelines.report_against import write_against
 
         _reach_stores(context.args)
+        if against is not None:
+            _show(f"Comparison: {write_against(out, against)}")
+            return
         manifest = read_manifest(out)
         write_card(out, manifest)
         _show(f"Report: {write_report(out, manifest)}")
