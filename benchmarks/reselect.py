@@ -40,11 +40,11 @@ from connectors.examples import EXAMPLE_SCHEMA, ROWS_PER_BATCH, example_id, mess
 from connectors.shards import Unit, plan_units, read_unit, write_json, write_parquet
 from pipelines.candidates import gather
 from pipelines.check import CHECK_SCHEMA
+from pipelines.decide import Known, decide, readers, select, select_task, write_decisions
 from pipelines.drops import DROP_SCHEMA
 from pipelines.progress import Progress
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.runner import choose_runner
-from pipelines.select import Known, decide, readers, select, select_task, write_decisions
 from pipelines.stages import StageResult, Workspace, load_stage
 from scorers.base import ROLES
 from scorers.catalog import SCORERS, columns_of, comparing, stored_for

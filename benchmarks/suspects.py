@@ -36,7 +36,7 @@ import torch
 
 from benchmarks.planted import Answer, read_sets
 from connectors.examples import EXAMPLE_SCHEMA, Conversation, example_row, message
-from pipelines.selectors.base import id_order
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.suspicion import quantiles, rivals_that_differ, suspicion
 from scorers.base import Output
 from scorers.calculations import wrong_calculations

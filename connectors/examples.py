@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 ROLES = ("system", "user", "assistant", "tool")
 ROWS_PER_BATCH = 2048  # rows per Arrow batch and per Parquet row group
+BATCH_CHARS = 16_000_000  # a batch is closed at this size too, so that one of long rows stays bounded
 EXCERPT_CHARS = 300
 
 
@@ -225,3 +226,31 @@ def to_batches(rows: Iterator[dict[str, Any]], size: int = ROWS_PER_BATCH) -> It
             buffer = []
     if buffer:
         yield pa.RecordBatch.from_pylist(buffer, schema=EXAMPLE_SCHEMA)
+
+
+class Batcher:
+    """Collects rows and hands them on in batches that are bounded in rows and in characters.
+
+    Args:
+        schema: Of the rows.
+        take: Gets each batch.
+    """
+
+    def __init__(self, schema: pa.Schema, take: Callable[[pa.RecordBatch], Any]) -> None:
+        self._schema = schema
+        self._take = take
+        self._rows: list[dict[str, Any]] = []
+        self._chars = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Takes a row; hands a batch on when one is full."""
+        self._rows.append(row)
+        self._chars += sum(len(turn["content"]) for turn in row.get("messages") or ())
+        if len(self._rows) >= ROWS_PER_BATCH or self._chars >= BATCH_CHARS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hands on what is left."""
+        if self._rows:
+            self._take(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._chars = [], 0

@@ -34,20 +34,41 @@ class InputSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str | None = Field(
-        default=None, description="file, folder, glob, or folder of Hugging Face datasets"
+        default=None,
+        description="file, folder, glob, or folder that Hugging Face datasets saved; s3:// and gs:// too; a"
+        " relative path starts at the current folder",
     )
-    dataset: str | None = Field(default=None, description="id of a data set on the Hugging Face hub")
+    dataset: str | None = Field(
+        default=None,
+        description="id of a data set on the Hugging Face hub, instead of path; needs the extra winnow[hub]",
+    )
     source: str | None = Field(
-        default=None, min_length=1, description="name of this input; default from its path"
+        default=None,
+        min_length=1,
+        description="name of this input; it begins the ids of its rows, and selectors and the report count "
+        "by it; null: made from the path",
     )
-    format: str = Field(default="auto", description="chat format; default found from the field names")
-    fields: dict[str, str] = Field(default_factory=dict, description="canonical name: field name")
-    pairs: Literal["chosen", "both"] = Field(default="chosen", description="what a preference pair gives")
+    format: str = Field(
+        default="auto", description="chat format of its rows; auto: found for each row from its field names"
+    )
+    fields: dict[str, str] = Field(
+        default_factory=dict,
+        description="fields of other names: the canonical name, then the name in the data",
+    )
+    pairs: Literal["chosen", "both"] = Field(
+        default="chosen",
+        description="what a preference pair gives: the chosen answer as a row (the rejected one stays in "
+        "extra), or a row for each of the two",
+    )
     split: str | None = Field(
-        default=None, description="split of a Hugging Face data set; default all of them"
+        default=None, description="split of a Hugging Face data set, such as train; null: all of them"
     )
-    subset: str | None = Field(default=None, description="configuration of a data set on the hub")
-    revision: str | None = Field(default=None, description="revision of a data set on the hub")
+    subset: str | None = Field(
+        default=None, description="configuration of a data set on the hub, such as main"
+    )
+    revision: str | None = Field(
+        default=None, description="branch, tag or commit of a data set on the hub; null: the newest"
+    )
 
     @field_validator("format")
     @classmethod
@@ -114,6 +135,11 @@ class InputFile:
     fault: str | None = None
     groups: tuple[int, int] | None = None
 
+    @property
+    def id_prefix(self) -> str:
+        """What the ids of its rows begin with."""
+        return f"{self.source}/{self.name}:"
+
 
 def find_files(spec: InputSpec, base: Path) -> list[InputFile]:
     """The files of an input, sorted by name.
@@ -141,6 +167,29 @@ def find_files(spec: InputSpec, base: Path) -> list[InputFile]:
     if spec.split:
         raise ValueError(f"input {path!r}: split is for Hugging Face data sets; this is plain files")
     return _input_files(spec, _local(path, full, base))
+
+
+def find_all_files(specs: Iterable[InputSpec], base: Path) -> list[tuple[InputFile, ...]]:
+    """The files of several inputs, in their order.
+
+    Args:
+        specs: The inputs.
+        base: Folder that relative paths start from.
+
+    Raises:
+        ValueError: If a path matches nothing, or two files would give the same ids.
+    """
+    found = [tuple(find_files(spec, base)) for spec in specs]
+    seen: dict[str, str] = {}
+    for file in (file for files in found for file in files):
+        other = seen.setdefault(file.id_prefix, file.path)
+        if other != file.path:
+            raise ValueError(
+                f"{other} and {file.path} would give their rows the same ids "
+                f"({file.id_prefix}...). "
+                "Give one of the two inputs another `source:` name."
+            )
+    return found
 
 
 def _local(path: str, full: str, base: Path) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ with a reason in the place where it stood, so every row of a file comes out as a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,7 +27,8 @@ from connectors.storage import file_bytes
 from connectors.tables import row_group_runs, table_rows
 
 __all__ = [
-    "InputFile", "InputSpec", "Item", "find_files", "read_examples", "read_rows", "read_target", "split_file",
+    "InputFile", "InputSpec", "Item", "find_files", "in_reading_order", "parse_rows", "read_examples",
+    "read_rows", "read_target", "split_file",
 ]  # fmt: skip
 
 PART_BYTES = 256 * 2**20  # of a part of a file, before compression
@@ -82,9 +83,14 @@ def read_examples(file: InputFile) -> Iterator[Item]:
     Raises:
         OSError: If the file cannot be opened or read, as opposed to holding bad data.
     """
+    return parse_rows(file, read_rows(file))
+
+
+def parse_rows(file: InputFile, rows: Iterable[tuple[int | None, Row, int]]) -> Iterator[Item]:
+    """Canonical rows of what `read_rows` gives for a file, and bad rows in the place where they stood."""
     mapped = tuple(sorted(file.fields.items()))
     prevailing: Layout | None = None
-    for number, row, position in read_rows(file):
+    for number, row, position in rows:
         if isinstance(row, BadRow) or number is None:
             yield Item("bad", _bad(file, number, row), position)
             continue
@@ -115,6 +121,21 @@ def split_file(file: InputFile, size: int = PART_BYTES) -> list[InputFile]:
         return [file]
     runs = row_group_runs(file.path, size)
     return [replace(file, groups=run) for run in runs] if len(runs) > 1 else [file]
+
+
+def in_reading_order(
+    files: Sequence[tuple[InputFile, ...]], limit: int | None = None
+) -> list[tuple[InputFile, ...]]:
+    """Files in groups that are read one by one, in the order of their ids, whatever the order of the inputs.
+
+    Args:
+        files: Of each input.
+        limit: Whether only the first rows of each input are wanted; its files are then one group.
+    """
+    parts = [(part,) for of_input in files for file in of_input for part in split_file(file)]
+    groups: Sequence[tuple[InputFile, ...]] = parts if limit is None else files
+    by_place = {(group[0].id_prefix, group[0].groups or (0, 0)): group for group in groups if group}
+    return [group for _, group in sorted(by_place.items(), key=lambda item: item[0])]
 
 
 def read_target(path: str) -> pa.RecordBatch:

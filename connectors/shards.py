@@ -30,6 +30,7 @@ STATS_KEY = b"winnow.stats"
 UNIT_BYTES = 64 * 2**20  # of the rows of a unit, except for one row group larger than that
 NARROW_ROWS = 65_536  # in a row group of a file that is read by row numbers, without texts
 FOOTERS = 64  # of such files that a process keeps
+_ENCODING: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
 
 
 @dataclass(frozen=True)
@@ -66,27 +67,47 @@ def plan_units(files: Iterable[str], rows: int = ROWS_PER_BATCH) -> list[Unit]:
     Small files share a unit, so that a folder of a thousand short files is not a thousand tiny batches.
     A row group is never split.
     """
-    units: list[Unit] = []
-    parts: list[tuple[str, int]] = []
-    start = held = size = 0
-
-    def close() -> None:
-        nonlocal parts, start, held, size
-        if parts:
-            units.append(Unit(f"{len(units):06d}", start, held, tuple(parts), size))
-        parts, start, held, size = [], start + held, 0, 0
-
+    groups: list[tuple[str, int]] = []
+    sizes: list[tuple[int, int]] = []
     for path in files:
         meta = read_footer(path)
         for number in range(meta.num_row_groups):
             group = meta.row_group(number)
-            if held + group.num_rows > rows or size + group.total_byte_size > UNIT_BYTES:
-                close()
-            parts.append((path, number))
-            held += group.num_rows
-            size += group.total_byte_size
-    close()
+            groups.append((path, number))
+            sizes.append((group.num_rows, group.total_byte_size))
+    units: list[Unit] = []
+    start = 0
+    for first, end in pack_groups(sizes, rows):
+        held = sum(own for own, _ in sizes[first:end])
+        size = sum(own for _, own in sizes[first:end])
+        units.append(Unit(f"{len(units):06d}", start, held, tuple(groups[first:end]), size))
+        start += held
     return units
+
+
+def pack_groups(sizes: Sequence[tuple[int, int]], rows: int = ROWS_PER_BATCH) -> list[tuple[int, int]]:
+    """Consecutive row groups packed into units of at most `rows` rows and UNIT_BYTES.
+
+    Args:
+        sizes: Rows, and bytes before compression, of each row group.
+        rows: Most rows of a unit.
+
+    Returns:
+        The (first, end) row groups of each unit.
+
+    Example:
+        >>> pack_groups([(1000, 10), (1000, 10), (500, 10), (2048, 2**27), (1, 10)])
+        [(0, 2), (2, 3), (3, 4), (4, 5)]
+    """
+    bounds: list[tuple[int, int]] = []
+    first = held = filled = 0
+    for number, (own_rows, own_size) in enumerate(sizes):
+        if number > first and (held + own_rows > rows or filled + own_size > UNIT_BYTES):
+            bounds.append((first, number))
+            first, held, filled = number, 0, 0
+        held += own_rows
+        filled += own_size
+    return [*bounds, (first, len(sizes))] if len(sizes) > first else bounds
 
 
 def group_units(units: Sequence[Unit], rows: int, size: int | None = None) -> list[tuple[Unit, ...]]:
@@ -132,9 +153,7 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         with ExitStack() as opened:
             self._temporary = opened.enter_context(whole_file(self.path))
-            self._writer = pq.ParquetWriter(
-                self._temporary, self.schema, compression="zstd", use_dictionary=False
-            )
+            self._writer = pq.ParquetWriter(self._temporary, self.schema, **_ENCODING)
             opened.callback(self._writer.close)
             self._opened = opened.pop_all()
         return self
@@ -162,6 +181,14 @@ class ShardWriter:
             with open(self._temporary, "rb") as file:
                 os.fsync(file.fileno())
             self.bytes = os.path.getsize(self._temporary)
+
+
+def group_bytes(batch: pa.RecordBatch) -> int:
+    """Bytes before compression of a row group of these rows, as `ShardWriter` would write it."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, batch.schema, **_ENCODING) as writer:
+        writer.write_batch(batch)
+    return int(pq.read_metadata(pa.BufferReader(sink.getvalue())).row_group(0).total_byte_size)
 
 
 def write_parquet(

@@ -11,7 +11,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,7 +62,7 @@ def table_rows(
             else:
                 batches = _arrow_batches(file)
             for batch, share in batches:
-                for number, row in enumerate(_rows(batch), start=done + 1):
+                for number, row in enumerate(record_rows(batch), start=done + 1):
                     yield number, row, int(min(share, 1.0) * size)  # a footer may lie about its rows
                 done += batch.num_rows
     # What a damaged file makes pyarrow raise has no common type: names that are not UTF-8, lengths that no
@@ -155,7 +155,8 @@ def _arrow_batches(file: pa.NativeFile) -> Iterator[tuple[pa.RecordBatch, float]
             yield batch, file.tell() / max(size, 1)
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[Row]:
+def record_rows(batch: pa.RecordBatch) -> Iterator[Row]:
+    """The rows of a batch as JSON has them; one that cannot be read is a bad row in its place."""
     try:
         batch.validate(full=True)  # offsets from an untrusted file may point anywhere
         rows = batch.to_pylist()
@@ -164,7 +165,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[Row]:
             yield _unreadable(batch)
             return
         for number in range(batch.num_rows):
-            yield from _rows(batch.slice(number, 1))
+            yield from record_rows(batch.slice(number, 1))
         return
     # Not `nbytes`: it reads beyond the end of an empty list that has no offsets, which a file may hold.
     may_be_large = batch.get_total_buffer_size() > MAX_RECORD_BYTES
@@ -176,7 +177,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[Row]:
             yield BadRow("row too large", f"the row is larger than {MAX_RECORD_BYTES:,} bytes")
             continue
         for name in plain:
-            row[name] = _json_value(row[name])
+            row[name] = json_value(row[name])
         yield row
 
 
@@ -214,13 +215,16 @@ def _is_json(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in simple)
 
 
-def _json_value(value: object) -> object:
+def json_value(value: Any) -> Any:  # noqa: ANN401 - anything that a row may hold
+    """A value as JSON has it: NaN and infinities null, bytes text or base64, times and decimals text."""
+    if hasattr(value, "tolist"):  # arrays and numbers of NumPy and torch
+        value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _json_value(item) for key, item in value.items()}
+        return {key: json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_value(item) for item in value]
+        return [json_value(item) for item in value]
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")

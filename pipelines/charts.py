@@ -11,14 +11,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 ROBUST_PERCENTILES = (0.5, 99.5)
-BINS = 40
+BARS = 40
+BAR_SPAN = (44, 312)  # of a histogram 320 wide; report.css aligns the sliders with it
+PLANE_X, PLANE_Y = (56, 632), (404, 12)
+# Told apart by shape as well as by colour. A line of no length with round ends is a disc.
+MARKS = {
+    "kept": "h0",
+    "dropped": "m-2.2-2.2l4.4 4.4m0-4.4l-4.4 4.4",
+    "suspect": "m0-3.6l3.6 3.6-3.6 3.6-3.6-3.6z",
+}
+SMALLEST_RANGE = 1e-300  # a step of it would be no number
 TILES = 26  # along each axis of the plane
+NARROW = 110  # units of the picture: a region that its name does not fit into
 _MIN_TILE_ROWS = 3  # a tile with fewer rows says nothing about the region
 
 
@@ -53,12 +63,24 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A rectangle of the plane in nats; infinite where it has no bound."""
+    """A rectangle of the plane in the units of its axes, infinite where it has no bound; "name: meaning"."""
 
-    loss_low: float
-    loss_high: float
-    entropy_low: float
-    entropy_high: float
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+    name: str = ""
+    kept: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the axes of the plane show."""
+
+    x_name: str
+    y_name: str
+    x_bounds: tuple[float, float]
+    y_bounds: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +103,7 @@ def robust_range(values: Floats) -> tuple[float, float]:
     """
     low, high = (float(bound) for bound in np.percentile(values, ROBUST_PERCENTILES))
     # Compared relative to their size: a range below float resolution has no ticks
-    if high - low <= 1e-9 * max(abs(low), abs(high)):
+    if high - low <= max(1e-9 * max(abs(low), abs(high)), SMALLEST_RANGE):
         margin = 0.5 * max(1.0, abs(low))
         return low - margin, high + margin
     return low, high
@@ -106,97 +128,95 @@ def share_bar(part: int, whole: int, css_class: str, height: int = 8) -> Markup:
     return _bar(height, _part(css_class, 0, 100 * part / max(whole, 1)))
 
 
-def histogram(kept: Floats, dropped: Floats) -> Picture:
-    """Rows per bin, kept at the bottom and dropped on top, over the robust range of both together.
+def histogram(edges: Floats, kept: Ints, dropped: Ints) -> Markup:
+    """Rows per bar, kept at the bottom and dropped on top.
 
     Args:
-        kept: Finite values of the kept rows.
-        dropped: Finite values of the dropped rows; with `kept` at least one value.
+        edges: Ascending bounds of the bars, shape (bars + 1,), bars >= 1.
+        kept: Kept rows in each bar, shape (bars,).
+        dropped: Dropped rows in each bar.
     """
-    low, high = robust_range(np.concatenate([kept, dropped]))
-    edges = np.linspace(low, high, BINS + 1)
-    counts = [np.histogram(values, edges)[0].astype(np.float64) for values in (kept, dropped)]
-    x = Scale(low, high, 44, 312)
-    y = Scale(0, float(max(1, (counts[0] + counts[1]).max())), 128, 8)
-    nothing = np.zeros(BINS)
+    x = Scale(float(edges[0]), float(edges[-1]), *BAR_SPAN)
+    below, above = kept.astype(np.float64), (kept + dropped).astype(np.float64)
+    y = Scale(0, max(1.0, float(above.max())), 128, 8)
     body = [
-        *_y_axis(y, 44, 312, [tick for tick in y.ticks(3) if tick == int(tick)]),
-        _bars(x(edges), y(nothing), y(counts[0]), "kept"),
-        _bars(x(edges), y(counts[0]), y(counts[0] + counts[1]), "dropped"),
+        *_y_axis(y, *BAR_SPAN, [tick for tick in y.ticks(3) if tick == int(tick)]),
+        _bars(x(edges), y(0 * below), y(below), "kept"),
+        _bars(x(edges), y(below), y(above), "dropped"),
         *_x_axis(x, 128, x.ticks(5)),
     ]
-    inside = int(counts[0].sum() + counts[1].sum())
-    return Picture(
-        _svg(320, 152, "histogram", "Histogram of kept and dropped rows", body),
-        len(kept) + len(dropped) - inside,
-    )
+    return _svg(320, 152, "histogram", "Histogram of kept and dropped rows", body)
 
 
 def plane(
-    loss: Floats, entropy: Floats, kept: Bools, sample: npt.NDArray[np.int64], regions: Sequence[Region] = ()
+    points: Floats, states: npt.NDArray[np.int8], frame: Frame, regions: Sequence[Region], tiles: Ints
 ) -> Picture:
-    """Loss against entropy, one dot per sampled row, with the region that was kept.
+    """Two scores against each other, a mark for each sampled row, with the region that was kept.
 
     The kept region is `regions` where the selection is known to be made of rectangles; without them it is
     the tiles in which more than half of all rows (not of the sample) were kept.
 
     Args:
-        loss: Nats per token, finite, shape (n,), n >= 1.
-        entropy: Nats per token, finite, shape (n,).
-        kept: Shape (n,).
-        sample: Indices of the rows that get a dot.
-        regions: Outlines of the kept region; four quadrants are named when there is one.
+        points: Finite, shape (2, n): the values on the level axis and on the upright one.
+        states: 0 kept, 1 dropped, 2 suspect; shape (n,).
+        frame: Names and bounds of the axes.
+        regions: Rectangles to outline, with a name in a corner of each.
+        tiles: Dropped and kept rows in each tile of the frame, shape (2, TILES, TILES).
     """
-    x = Scale(*robust_range(loss), 56, 632)
-    y = Scale(*robust_range(entropy), 404, 12)
-    inside = (loss >= x.low) & (loss <= x.high) & (entropy >= y.low) & (entropy <= y.high)
-    shown = sample[inside[sample]]
+    x, y = Scale(*frame.x_bounds, *PLANE_X), Scale(*frame.y_bounds, *PLANE_Y)
+    inside = (points[0] >= x.low) & (points[0] <= x.high) & (points[1] >= y.low) & (points[1] <= y.high)
     body = ['<rect class="frame" x="56" y="12" width="576" height="392"/>']
-    body += [_outline(region, x, y) for region in regions] or _kept_tiles(loss, entropy, kept, x, y)
-    body += _y_axis(y, 56, 632, y.ticks(6)) + _x_axis(x, 404, x.ticks(8))
-    for css_class, rows in (("dropped", shown[~kept[shown]]), ("kept", shown[kept[shown]])):
-        dots = (
-            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.4"/>'
-            for a, b in zip(x(loss[rows]), y(entropy[rows]), strict=True)
+    body += [_outline(region, x, y) for region in regions] or _kept_tiles(tiles, x, y)
+    body += _y_axis(y, *PLANE_X, y.ticks(6)) + _x_axis(x, PLANE_Y[0], x.ticks(8))
+    for state, (css_class, mark) in enumerate(MARKS.items()):
+        rows = inside & (states == state)
+        path = "".join(
+            f"M{a:.1f} {b:.1f}{mark}" for a, b in zip(x(points[0][rows]), y(points[1][rows]), strict=True)
         )
-        body.append(f'<g class="dot {css_class}">{"".join(dots)}</g>')
-    if regions:
-        body += _quadrant_names()
-    body.append('<text class="axis" x="344" y="444" text-anchor="middle">loss (nats/token)</text>')
+        body.append(f'<path class="mark {css_class}" d="{path}"/>')
+    body += [_region_name(region, x, y) for region in regions if region.name]
+    body.append(f'<text class="axis" x="344" y="444" text-anchor="middle">{escape(frame.x_name)}</text>')
     upright = 'transform="translate(16 208) rotate(-90)" text-anchor="middle"'
-    body.append(f'<text class="axis" {upright}>entropy (nats/token)</text>')
-    picture = _svg(640, 452, "plane", "Loss against entropy of kept and dropped rows", body)
-    return Picture(picture, int((~inside[sample]).sum()))
+    body.append(f'<text class="axis" {upright}>{escape(frame.y_name)}</text>')
+    picture = _svg(640, 452, "plane", "One mark for each sampled row, kept, dropped or suspect", body)
+    return Picture(picture, int((~inside).sum()))
 
 
-def _quadrant_names() -> list[str]:
-    corners = (
-        (624, 30, "end", "Q1", "high loss, high entropy"),
-        (624, 396, "end", "Q2", "high loss, low entropy"),
-        (64, 396, "start", "Q3", "low loss, low entropy"),
-        (64, 30, "start", "Q4", "low loss, high entropy"),
-    )
+def _region_name(region: Region, x: Scale, y: Scale) -> str:
+    """Its name in its corner away from the middle of the plane."""
+    left, right, bottom, top = _box(region, x, y)
+    at_right, at_top = left + right > PLANE_X[0] + PLANE_X[1], top + bottom < PLANE_Y[0] + PLANE_Y[1]
+    if right - left < NARROW:  # beside it
+        column = left - 6 if at_right else right + 6
+    else:
+        column = right - 8 if at_right else left + 8
+    line = top + 18 if at_top else bottom - 8
+    anchor = "end" if at_right else "start"
+    name, _, meaning = region.name.partition(": ")
     # `long`: a narrow page hides the meaning, which its legend tells too
-    return [
-        f'<text class="quadrant" x="{x}" y="{y}" text-anchor="{anchor}">{name}'
-        f'<tspan class="long"> {meaning}</tspan></text>'
-        for x, y, anchor, name, meaning in corners
-    ]
+    longer = f'<tspan class="long"> {meaning}</tspan>' if meaning else ""
+    place = f'x="{column:.1f}" y="{line:.1f}" text-anchor="{anchor}"'
+    return f'<text class="region-name" {place}>{name}{longer}</text>'
+
+
+def _box(region: Region, x: Scale, y: Scale) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of what the frame shows of a region."""
+    left, right = (float(x(np.clip(v, x.low, x.high))) for v in (region.x_low, region.x_high))
+    bottom, top = (float(y(np.clip(v, y.low, y.high))) for v in (region.y_low, region.y_high))
+    return left, right, bottom, top
 
 
 def _outline(region: Region, x: Scale, y: Scale) -> str:
-    left, right = (float(x(np.clip(v, x.low, x.high))) for v in (region.loss_low, region.loss_high))
-    bottom, top = (float(y(np.clip(v, y.low, y.high))) for v in (region.entropy_low, region.entropy_high))
-    width, height = right - left, bottom - top
-    return f'<rect class="region" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
+    left, right, bottom, top = _box(region, x, y)
+    css_class = "region" if region.kept else "region away"
+    size = f'width="{right - left:.1f}" height="{bottom - top:.1f}"'
+    return f'<rect class="{css_class}" x="{left:.1f}" y="{top:.1f}" {size}/>'
 
 
-def _kept_tiles(loss: Floats, entropy: Floats, kept: Bools, x: Scale, y: Scale) -> list[str]:
-    edges = [np.linspace(x.low, x.high, TILES + 1), np.linspace(y.low, y.high, TILES + 1)]
-    rows = np.histogram2d(loss, entropy, edges)[0]
-    kept_rows = np.histogram2d(loss[kept], entropy[kept], edges)[0]
+def _kept_tiles(tiles: Ints, x: Scale, y: Scale) -> list[str]:
+    dropped, kept = tiles
     width, height = (x.stop - x.start) / TILES, (y.start - y.stop) / TILES
-    columns, lines = np.nonzero((rows >= _MIN_TILE_ROWS) & (2 * kept_rows > rows))
+    columns, lines = np.nonzero((dropped + kept >= _MIN_TILE_ROWS) & (kept > dropped))
     path = "".join(
         f"M{x.start + i * width:.1f},{y.start - (j + 1) * height:.1f}h{width:.1f}v{height:.1f}h-{width:.1f}z"
         for i, j in zip(columns, lines, strict=True)

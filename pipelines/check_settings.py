@@ -10,12 +10,14 @@ CHECK_COLUMNS = ("answer", "correct", "wrong_calculations", "wrong_calculation",
 
 
 class CheckSettings(BaseModel):
-    """What is read in the text of responses: pipelines/check.py."""
+    """What is read in the text of responses, without any model: pipelines/check.py."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     gold: str | None = Field(
-        default=None, min_length=1, description="field of the input that holds the right answer"
+        default=None,
+        min_length=1,
+        description="field of the input that holds the right answer; null: nothing is called right or wrong",
     )
     kind: Kind = Field(
         default="math",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pipelines import training_options as options
 from pipelines.exit_codes import ExitCode, cause_of, codes_text, exit_code_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def _failures(out: str | None = None) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - nobody else is left to say what happened, whatever it is
         if STOP.requested:  # what Beam makes of its workers' end may come before our own exception
             raise _stopped() from error
+        STOP.caught = True  # an interruption of our own, of a worker that died, may still be on its way
         cause = cause_of(error)
         code, whole, where = exit_code_of(error, cause), traceback.format_exc(), ""
         if code is ExitCode.FAULT or cause != str(error):
@@ -183,7 +185,7 @@ def run(
     """Run a recipe: read, dedupe, score, select, emit. Run it again to resume. Beam options go after `--`."""
     _quiet_libraries(verbose, log_format)
     with _failures():
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
 
         loaded = load_recipe(recipe, set_ or ())
         out = output or loaded.output
@@ -213,7 +215,7 @@ def select(
     _quiet_libraries(verbose=False, log_format=log_format)
     with _failures(out):
         from pipelines.progress import Progress
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
         from pipelines.run import reselect
         from pipelines.runner import choose_runner
 
@@ -229,7 +231,7 @@ def plan(context: typer.Context, recipe: RecipePath, set_: Overrides = None, lim
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import plan_text
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
 
         _reach_stores(context.args)
         _show(plan_text(load_recipe(recipe, set_ or ()), limit))
@@ -250,14 +252,25 @@ def explain(
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
-def report(context: typer.Context, out: OutFolder) -> None:
-    """Write OUT/report.html and OUT/README.md again."""
+def report(
+    context: typer.Context,
+    out: OutFolder,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="OTHER", help="Compare with another finished run: OUT/report-against.html."),
+    ] = None,
+) -> None:
+    """Write OUT/report.html and OUT/README.md again, or compare OUT with another run."""
     with _failures():
         from connectors.manifest import read_manifest
         from pipelines.dataset_card import write_card
         from pipelines.report import write_report
+        from pipelines.report_against import write_against
 
         _reach_stores(context.args)
+        if against is not None:
+            _show(f"Comparison: {write_against(out, against)}")
+            return
         manifest = read_manifest(out)
         write_card(out, manifest)
         _show(f"Report: {write_report(out, manifest)}")
@@ -281,12 +294,21 @@ def view(
 
 
 @app.command()
-def methods() -> None:
+def methods(
+    format_: Annotated[
+        Literal["text", "markdown"],
+        typer.Option(
+            "--format", help="text: a list for the terminal; markdown: the page, formulas included."
+        ),
+    ] = "text",
+) -> None:
     """List every scorer and selector."""
     with _failures():
-        from pipelines.methods import methods_text
-
-        _show(methods_text())
+        if format_ == "text":
+            from pipelines.methods import methods_text as text
+        else:
+            from pipelines.methods_reference import methods_page as text
+        _show(text().rstrip("\n"))
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
@@ -295,11 +317,12 @@ def validate(context: typer.Context, recipe: RecipePath, set_: Overrides = None)
     _quiet_libraries(verbose=False)
     with _failures():
         from pipelines.plan import check_inputs_and_model
-        from pipelines.recipe import load_recipe
+        from pipelines.recipe_file import load_recipe
+        from pipelines.runner import choose_runner
 
         _reach_stores(context.args)
         loaded = load_recipe(recipe, set_ or ())
-        for line in check_inputs_and_model(loaded):
+        for line in check_inputs_and_model(loaded, here=choose_runner(1, context.args).is_local):
             _show(line)
         _show(f"{recipe}: fine. Next: winnow plan {recipe}")
 
@@ -339,8 +362,24 @@ def init(
         from pipelines.published import write_recipe
 
         written = write_recipe(recipe, path)
-        also = f" and {written[1]}" if written[1:] else ""
-        _show(f"Wrote {path}{also}. Edit `inputs` and `model`, then: winnow validate {path}")
+        wrote = " and ".join(map(str, written))
+        _show(f"Wrote {wrote}. Edit `inputs` and `model`, then: winnow validate {path}")
+
+
+@app.command()
+def schema(
+    format_: Annotated[
+        Literal["json", "markdown"],
+        typer.Option("--format", help="json: JSON schema, for editors; markdown: the reference of recipes."),
+    ] = "json",
+) -> None:
+    """Print every key of a recipe with its type, bounds, default and meaning."""
+    with _failures():
+        if format_ == "json":
+            from pipelines.recipe_schema import schema_json as text
+        else:
+            from pipelines.recipe_reference import reference as text
+        _show(text().rstrip("\n"))
 
 
 @app.command()
@@ -379,6 +418,67 @@ def push(
         from pipelines.export.push import push as push_run
 
         _show(f"Pushed to {push_run(out, repo_id, private=private)}")
+
+
+@app.command(name="fine-tune")
+def fine_tune(
+    out: options.TrainingSet,
+    to: options.ModelFolder,
+    model: options.ModelName = None,
+    steps: options.Steps = None,
+    epochs: options.Epochs = 3.0,
+    step_tokens: options.StepTokens = 2048,
+    learning_rate: options.LearningRate = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Fine-tune a model on the training set of OUT with TRL, token masks and weights honoured."""
+    _quiet_libraries(verbose=False)
+    with _failures():
+        from pipelines.progress import Progress
+        from pipelines.training.fine_tune import TrainingSettings, fine_tuned_text
+        from pipelines.training.fine_tune import fine_tune as train
+
+        settings = TrainingSettings(steps, epochs, step_tokens, learning_rate, seed)
+        _show(fine_tuned_text(train(out, model, to, settings, Progress(_console()))))
+
+
+@app.command()
+def evaluate(
+    outs: options.Runs,
+    held_out: options.HeldOutRows = None,
+    model: options.ModelName = None,
+    seeds: options.Seeds = 3,
+    steps: options.Steps = None,
+    epochs: options.Epochs = 2.0,
+    step_tokens: options.StepTokens = 1024,
+    learning_rate: options.LearningRate = None,
+    answers: options.Answers = None,
+    workers: Workers = 1,
+    to: options.ResultsFolder = None,
+) -> None:
+    """Does the selection help? Train on it, on random rows, the longest, everything; compare. Resumes."""
+    _quiet_libraries(verbose=False)
+    with _failures():
+        from pipelines.evaluate.evaluate import evaluate as measure
+        from pipelines.evaluate.settings import EvaluateSettings
+        from pipelines.evaluate.text import evaluated_text
+        from pipelines.progress import Progress
+
+        settings = EvaluateSettings(
+            model,
+            held_out,
+            0.1,
+            500,
+            seeds,
+            steps,
+            epochs,
+            step_tokens,
+            learning_rate,
+            answers,
+            workers=workers,
+        )
+        done = measure(outs, to, settings, Progress(_console()))
+        _show(evaluated_text(done.results, done.folder))
 
 
 def _close(finished: Finished) -> None:

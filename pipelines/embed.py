@@ -24,6 +24,7 @@ from pipelines.progress import ProgressCounter
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.models.embedding import embedding_fingerprint, load_embedder
 from scorers.models.embedding_handler import EmbeddingHandler, embed_examples
+from scorers.models.fingerprint import as_known
 from scorers.models.handler import ScoredBatch, ScoringBatch
 from scorers.models.settings import EmbeddingSettings
 
@@ -104,7 +105,7 @@ def embed_rows(
     drops = drop_files(dropping)
     tasks = [EmbedTask(f"embeddings-{unit.name}.arrow", unit, drops) for unit in units]
     handler = EmbeddingHandler(
-        settings, threads=space.runner.threads, on_rows=ProgressCounter(space.counts(name))
+        as_known(settings, model), threads=space.runner.threads, on_rows=ProgressCounter(space.counts(name))
     )
 
     hints = space.runner.model_hints(model["device"])

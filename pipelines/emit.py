@@ -29,12 +29,13 @@ from connectors.shards import (
 )
 from connectors.storage import join
 from pipelines.arrays import flat_lists
+from pipelines.books import UnbalancedBooks
+from pipelines.decide import DECISION_FIELDS
 from pipelines.drops import DROP_SCHEMA, drop_files, drops_between
 from pipelines.metrics import StageMetrics
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
 from pipelines.scored import Files, files_by_unit, read_scored, scored_schema
-from pipelines.select import DECISION_FIELDS
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.base import TOKEN_COLUMNS, Output, output_column
 
@@ -180,7 +181,7 @@ def join_unit(
     scored = read_scored(files) if files else None
 
     if drops.num_rows + decisions.num_rows != unit.rows:
-        raise ValueError(
+        raise UnbalancedBooks(
             f"unit {unit.name}: {unit.rows} rows, but {drops.num_rows} dropped before and "
             f"{decisions.num_rows} decisions. This is a fault of winnow; please report it."
         )

@@ -15,21 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from connectors.examples import BAD_ROW_SCHEMA, EXAMPLE_SCHEMA, ROWS_PER_BATCH
+from connectors.examples import BAD_ROW_SCHEMA, EXAMPLE_SCHEMA, Batcher
+from connectors.inputs import find_all_files
 from connectors.manifest import Fingerprint, check_unchanged, fingerprint
-from connectors.readers import InputFile, Item, find_files, read_examples, split_file
+from connectors.readers import InputFile, Item, in_reading_order, read_examples
 from connectors.shards import ShardWriter, read_stats
 from connectors.storage import fetched, file_name, folder_of, is_inside, join
 from pipelines.metrics import StageMetrics
 from pipelines.progress import ProgressCounter
 from pipelines.recipe import Recipe
 from pipelines.stages import StageResult, Workspace, run_stage
-
-BATCH_CHARS = 16_000_000  # a batch is closed at this size too, so that one of long rows stays bounded
 
 
 class TooManyBadRows(ValueError):  # noqa: N818 - reads as what happened
@@ -58,28 +56,6 @@ class IngestTask:
         return self.file.replace("part-", "bad-")
 
 
-class _Buffer:
-    """Collects rows and writes them in batches that are bounded in rows and in characters."""
-
-    def __init__(self, writer: ShardWriter) -> None:
-        self._writer = writer
-        self._rows: list[dict[str, Any]] = []
-        self._chars = 0
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Takes a row; writes a batch when one is full."""
-        self._rows.append(row)
-        self._chars += sum(len(turn["content"]) for turn in row.get("messages") or ())
-        if len(self._rows) >= ROWS_PER_BATCH or self._chars >= BATCH_CHARS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes what is left."""
-        if self._rows:
-            self._writer.write(pa.RecordBatch.from_pylist(self._rows, schema=self._writer.schema))
-        self._rows, self._chars = [], 0
-
-
 class ReadFiles(beam.DoFn):
     """Reads a task's input files and writes its two shards; the bad rows first, the examples last."""
 
@@ -100,7 +76,10 @@ class ReadFiles(beam.DoFn):
             ShardWriter(join(self.folder, task.file), EXAMPLE_SCHEMA) as examples,
             ShardWriter(join(self.folder, task.bad_file), BAD_ROW_SCHEMA) as bad,
         ):
-            buffers = {"example": _Buffer(examples), "bad": _Buffer(bad)}
+            buffers = {
+                "example": Batcher(EXAMPLE_SCHEMA, examples.write),
+                "bad": Batcher(BAD_ROW_SCHEMA, bad.write),
+            }
             for item in itertools.islice(self._items(task), task.limit):
                 buffers[item.kind].add(item.row)
                 rows[item.kind] += 1
@@ -128,35 +107,16 @@ def input_files(recipe: Recipe) -> list[tuple[InputFile, ...]]:
     Raises:
         ValueError: If a path matches nothing, or two files would give the same ids.
     """
-    found = [tuple(find_files(spec, Path.cwd())) for spec in recipe.inputs]
-    seen: dict[str, str] = {}
-    for file in (file for files in found for file in files):
-        other = seen.setdefault(_prefix(file), file.path)
-        if other != file.path:
-            raise ValueError(
-                f"{other} and {file.path} would give their rows the same ids "
-                f"({_prefix(file)}...). "
-                "Give one of the two inputs another `source:` name."
-            )
-    return found
+    return find_all_files(recipe.inputs, Path.cwd())
 
 
 def _tasks(
     files: Sequence[tuple[InputFile, ...]], known: Mapping[str, Fingerprint], limit: int | None
 ) -> list[IngestTask]:
-    parts = [(part,) for of_input in files for file in of_input for part in split_file(file)]
-    groups: Sequence[tuple[InputFile, ...]] = parts if limit is None else files
-    # Sorted by the ids they begin with, so that the order of inputs in the recipe does not matter.
-    by_place = {(_prefix(group[0]), group[0].groups or (0, 0)): group for group in groups if group}
-    groups = [group for _, group in sorted(by_place.items(), key=lambda item: item[0])]
     return [
         IngestTask(f"part-{index:05d}.parquet", group, tuple(known[file.path] for file in group), limit)
-        for index, group in enumerate(groups)
+        for index, group in enumerate(in_reading_order(files, limit))
     ]
-
-
-def _prefix(file: InputFile) -> str:
-    return f"{file.source}/{file.name}:"
 
 
 def describe_inputs(files: Iterable[InputFile], known: Mapping[str, Fingerprint]) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ from pipelines.stages import Workspace
 _LOG = logging.getLogger(__name__)
 
 PUBLISHED_FOLDERS = ("train", "dropped", "bad_rows", "scores", "suspects")
-PUBLISHED_FILES = ("report.html", "README.md", "manifest.json")
+PUBLISHED_FILES = ("report.html", "report-against.html", "README.md", "manifest.json")
 REFRESH_SECONDS = 20.0
 STALE_SECONDS = 90.0
 LOOK_AGAIN_SECONDS = 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
+from pipelines.check_settings import CHECK_COLUMNS
 from pipelines.published import recipe_line, recipe_names
 from pipelines.selectors.base import Selector, VectorSelector
 from pipelines.selectors.catalog import SELECTORS
@@ -43,13 +44,16 @@ def passes_of(scorer: Scorer) -> str:
         ('conditional, direct', 'conditional, conditional of the reference model')
     """
     passes = sorted({(need.model, need.view) for need in scorer.needs})
-    return ", ".join(view + (f" of the {model} model" if model else "") for model, view in passes)
+    said = [view + (f" of the {model} model" if model else "") for model, view in passes]
+    if any(need.output == "grad_norm" for need in scorer.needs):
+        said.append("the output layer a second time")
+    return ", ".join(said)
 
 
 def _selectors() -> Iterator[str]:
     for name, selector in SELECTORS.items():
         yield f"\n  {name}    {(inspect.getdoc(selector) or '').splitlines()[0]}"
-        yield f"    needs: {_needs(selector)}    source: {selector.source}"
+        yield f"    needs: {needs_of(selector)}    source: {selector.source}"
         for key, field in selector.model_fields.items():
             default = (
                 "required"
@@ -59,13 +63,25 @@ def _selectors() -> Iterator[str]:
             yield f"    {key:<20}{field.description or ''} ({default})"
 
 
-def _needs(selector: type[Selector]) -> str:
-    if issubclass(selector, VectorSelector):
-        return "one pass of the embedding model"
-    try:
-        reads = selector.model_construct().reads
-    except AttributeError:  # an option without a default names the column
-        return "the column it is given"
-    names = sorted(name for name in SCORERS for column in columns_of([name]) if column.name in reads)
-    scorers = ", ".join(dict.fromkeys(names))
-    return f"the scorer {scorers}" if scorers else "no scorer"
+def needs_of(selector: type[Selector]) -> str:
+    """What has to be computed before a selector can decide.
+
+    Example:
+        >>> needs_of(SELECTORS["q_tuning"]), needs_of(SELECTORS["random"])
+        ('the scorers loss, entropy', 'nothing')
+    """
+    options = selector.model_construct()
+    needs = ["one pass of the embedding model"] if issubclass(selector, VectorSelector) else []
+    if "column" in selector.model_fields:
+        needs.append("the column it is given")
+        reads: tuple[str, ...] = ()
+    else:
+        reads = options.reads
+    names = [name for name in SCORERS if any(column.name in reads for column in columns_of([name]))]
+    if names:
+        needs.append(f"the scorer{'s' if names[1:] else ''} {', '.join(names)}")
+    if any(column in CHECK_COLUMNS for column in reads):
+        needs.append("what `check` reads in the text")
+    if options.token_reads:
+        needs.append("the stored losses of tokens")
+    return "; ".join(needs) or "nothing"

@@ -258,8 +258,12 @@ def memory_bytes(model: LoadedModel, precision: int) -> int:
     return int(held + activations + logits)
 
 
-def check_inputs_and_model(recipe: Recipe) -> Iterator[str]:
+def check_inputs_and_model(recipe: Recipe, *, here: bool = True) -> Iterator[str]:
     """Says of each input what was found, and checks that the model's files are usable.
+
+    Args:
+        recipe: What a run would do.
+        here: Whether models would run on this machine, which then needs the device asked for.
 
     Raises:
         ValueError: For what would stop a run.
@@ -268,8 +272,11 @@ def check_inputs_and_model(recipe: Recipe) -> Iterator[str]:
         size = sum(file_bytes(file.path) for file in files)
         yield f"input {files[0].source}: {len(files)} files, {size / 1e6:,.1f} MB"
     for one in recipe.passes():
-        from scorers.models.loading import fingerprint
+        from scorers.models.fingerprint import fingerprint
+        from scorers.models.loading import check_device
 
+        if here:
+            check_device(one.settings)
         known = fingerprint(one.settings)
         layout = f"{known['dtype']} on {known['device']}, template: {known['template']}"
         yield f"{one.role or 'model'} {known['name']}: {layout}"

@@ -71,7 +71,7 @@ def _bad_files(ingested: StageResult) -> dict[str, str]:
 def _publish(space: Workspace, outputs: Outputs) -> None:
     space.check_lock()
     out = str(space.out)
-    remove([join(out, MANIFEST)])
+    remove([join(out, MANIFEST), join(out, "report-against.html")])  # the latter compares an older decision
     remove_files(out, ending=".tmp")  # of a run that was killed while it wrote its report
     if is_remote(out):
         _copy(out, outputs)

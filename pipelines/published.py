@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import shutil
 from pathlib import Path
+
+from pipelines.recipe_schema import EDITOR_LINE, FILE_NAME, schema_json
 
 RECIPES = Path(__file__).parent / "recipes"
 STARTER = "starter"  # of no one published pipeline
@@ -22,7 +23,9 @@ def recipe_line(name: str) -> str:
 
 
 def write_recipe(name: str, path: Path) -> list[Path]:
-    """Copies a recipe, and the chat template beside it if it has one.
+    """Writes a recipe, the chat template beside it if it has one, and the schema that editors check it with.
+
+    A schema that is there already stays as it is: it serves every recipe of the folder.
 
     Returns:
         The files written, the recipe first.
@@ -34,13 +37,16 @@ def write_recipe(name: str, path: Path) -> list[Path]:
         near = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "take one of these."
         raise ValueError(f"there is no recipe {name!r}; {hint} Recipes: {', '.join(recipe_names())}")
-    copies = {RECIPES / f"{name}.yaml": path}
+    texts = {path: f"{EDITOR_LINE}\n{(RECIPES / f'{name}.yaml').read_text('utf-8')}"}
     template = RECIPES / f"{name}.jinja"
     if template.exists():
-        copies[template] = path.with_name(template.name)
-    for target in copies.values():
+        texts[path.with_name(template.name)] = template.read_text("utf-8")
+    for target in texts:
         if target.exists():
             raise ValueError(f"{target} is there already; name another file")
-    for source, target in copies.items():
-        shutil.copyfile(source, target)
-    return list(copies.values())
+    schema = path.with_name(FILE_NAME)
+    if not schema.exists():
+        texts[schema] = schema_json()
+    for target, text in texts.items():
+        target.write_text(text, "utf-8")
+    return list(texts)

@@ -1,4 +1,4 @@
-"""Recipes: the YAML file that says what a run does, checked before anything starts.
+"""Recipes: what a run does, checked before anything starts. recipe_file.py reads them from YAML.
 
 Unknown keys are errors that name the nearest known one; a selector that reads a score the recipe does not
 compute is an error that names the scorer to add.
@@ -6,33 +6,24 @@ compute is an error that names the scorer to add.
 
 from __future__ import annotations
 
-import difflib
-import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from connectors.readers import InputSpec
-from connectors.secrets import holds_secret, without_secrets
+from connectors.settings import nearest, parse_settings
 from pipelines.check_settings import CHECK_COLUMNS, CheckSettings
 from pipelines.decontaminate.settings import DecontaminateSettings
 from pipelines.dedupe.settings import DedupeSettings
+from pipelines.plain_values import why_refused
 from pipelines.selectors.base import FIELD, Selector, VectorSelector
 from pipelines.selectors.catalog import parse_selector
-from scorers.base import ROLES, Output, Role
-from scorers.catalog import SCORERS, columns_of, comparing, in_one_pass, stored_for
+from scorers.base import Output, Role
+from scorers.catalog import SCORERS, beside_losses, check_roles, columns_of, comparing, in_one_pass
 from scorers.models.settings import EmbeddingSettings, ModelSettings
-
-# Far above any recipe, and far below what would take a second or a gigabyte.
-_MAX_RECIPE_BYTES = 2**20
-_MAX_RECIPE_VALUES = 100_000
-_MAX_RECIPE_DEPTH = 50
-_MAX_QUOTED = 2000  # characters of another library's message
 
 
 class RecipeError(ValueError):
@@ -51,7 +42,8 @@ class EmitSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     tokens: typing.Literal["auto", "always", "never"] = Field(
         "auto",
-        description="input_ids and labels of the target tokenizer; auto: when a selector prunes tokens",
+        description="whether input_ids and labels of the target's tokenizer are written; auto: where a "
+        "selector prunes or weighs tokens",
     )
 
 
@@ -84,45 +76,77 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(description="name of the resulting set")
-    seed: int = Field(0, description="the one number all randomness derives from")
-    inputs: tuple[InputSpec, ...] = Field(min_length=1, description="where rows come from")
+    name: str = Field(description="name of the resulting set, for the report, the card and the manifest")
+    seed: int = Field(
+        0,
+        description="the one number that all randomness derives from; another seed gives another sample, "
+        "and nothing else",
+    )
+    inputs: tuple[InputSpec, ...] = Field(
+        min_length=1, description="where rows come from; their order does not matter"
+    )
     max_bad_fraction: float = Field(
-        0.01, ge=0, le=1, description="share of unreadable rows above which the run fails after reading"
+        0.01,
+        ge=0,
+        le=1,
+        description="largest share of rows that may be unreadable; above it the run fails after reading, "
+        "with a table of reasons",
     )
     max_failed_fraction: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="share of rows a model may fail on (an error, NaN or infinity) before the run fails",
+        description="largest share of rows that a model may fail on (an error, NaN or infinity); above it "
+        "the run fails after the stage of that model",
     )
     model: ModelSettings | None = Field(
-        None, description="the model that will be tuned; it computes the scores"
+        None,
+        description="the target: the model that will be tuned, as it is before that; it computes the scores",
     )
-    dedupe: DedupeSettings = Field(default_factory=lambda: DedupeSettings(), description="duplicate removal")
+    dedupe: DedupeSettings = Field(
+        default_factory=lambda: DedupeSettings(),
+        description="which duplicates are dropped, and which of them stays",
+    )
     decontaminate: DecontaminateSettings | None = Field(
-        None, description="drop rows that hold items of evaluation sets"
+        None,
+        description="which evaluation sets the training set must not hold; this stage is the first, over "
+        "every row",
     )
     models: dict[Role, ModelSettings] = Field(
-        default_factory=dict, description="models that scorers compare the target with, by role"
+        default_factory=dict,
+        description="models that scorers compare the target with, by role: reference, base or previous; "
+        "they share its tokenizer and chat template",
     )
     check: CheckSettings | None = Field(
-        None, description="how answers are read, and where the right ones are; on by itself when needed"
+        None,
+        description="how final answers are read out of responses, and which field holds the right ones; on "
+        "by itself where a selector reads what it gives",
     )
     embed: EmbeddingSettings | None = Field(
-        None, description="the embedding model, for selectors that read vectors"
+        None, description="the embedding model, for selectors that read vectors of the rows"
     )
-    score: tuple[str, ...] = Field((), description="scorers to compute, see `winnow methods`")
+    score: tuple[str, ...] = Field(
+        (),
+        description="names of the scorers to compute; they share the passes of the model, and their order "
+        "does not matter",
+    )
     store: tuple[StoredOutput, ...] = Field(
-        (), description="outputs of the model to keep beside the scores: per response token, or per row"
+        (),
+        description="outputs of the model to keep in OUT/scores beside the scores: a list of numbers per "
+        "response token, or of a row",
     )
     select: tuple[Any, ...] = Field(
-        (), description="selectors, applied one after the other; none keeps every row"
+        (),
+        description="selectors, applied one after the other to the rows that the one before kept; none "
+        "keeps every row",
     )
     emit: EmitSettings = Field(
-        default_factory=lambda: EmitSettings(tokens="auto"), description="what to write"
+        default_factory=lambda: EmitSettings(tokens="auto"),
+        description="what the training set carries besides conversations, scores and decisions",
     )
-    output: str | None = Field(None, description="output folder")
+    output: str | None = Field(
+        None, description="output folder, or a place in s3:// or gs://; --output goes before it"
+    )
 
     @field_validator("select", mode="before")
     @classmethod
@@ -143,7 +167,7 @@ class Recipe(BaseModel):
     def _known_scorers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name not in SCORERS:
-                raise ValueError(f"unknown scorer {name!r}{_nearest(name, SCORERS)}; see `winnow methods`")
+                raise ValueError(f"unknown scorer {name!r}{nearest(name, SCORERS)}; see `winnow methods`")
         return tuple(dict.fromkeys(value))
 
     @model_validator(mode="after")
@@ -154,16 +178,7 @@ class Recipe(BaseModel):
             raise ValueError("`store:` needs a `model:` and at least one scorer in `score:`")
         if self.emit.tokens == "always" and not self.score:
             raise ValueError("emit.tokens: always needs a `model:` and at least one scorer in `score:`")
-        read = {role: scorer.name for scorer in comparing(self.score) for role in scorer.roles}
-        for role, name in read.items():
-            if role not in self.models:
-                raise ValueError(
-                    f"score: {name} compares the target with its {role} ({ROLES[role]}); "
-                    f"name it: `models: {{{role}: {{path: ...}}}}`"
-                )
-        for role in self.models:
-            if role not in read:
-                raise ValueError(f"models.{role}: no scorer in `score:` reads it; remove it")
+        check_roles(self.score, self.models)
         return self
 
     @model_validator(mode="after")
@@ -215,21 +230,16 @@ class Recipe(BaseModel):
         """What each model computes and stores, the target first."""
         if self.model is None or not self.score:
             return
-        outputs = {*self.store, *_beside_losses(self.score, "")}
+        outputs = {*self.store, *beside_losses(self.score, "")}
         yield ModelPass("", self.model, in_one_pass(self.score), self.stores_tokens, tuple(sorted(outputs)))
         for role, settings in sorted(self.models.items()):
-            yield ModelPass(role, settings, (), True, _beside_losses(self.score, role))
+            yield ModelPass(role, settings, (), True, beside_losses(self.score, role))
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out, as plain JSON."""
         plain = self.model_dump(mode="json", exclude={"select"})
         plain["select"] = [{s.name: s.model_dump(mode="json")} for s in self.select]
         return plain
-
-
-def _beside_losses(scorers: Iterable[str], model: Role | typing.Literal[""]) -> tuple[Output, ...]:
-    """What comparing scorers read of a model beside its log-probabilities, which are stored as losses."""
-    return tuple(output for output in stored_for(scorers, model) if output != "logprob")
 
 
 def _how_to_compute(missing: Sequence[str]) -> str:
@@ -242,179 +252,15 @@ def _scorers_of(columns: Sequence[str]) -> set[str]:
     return {name for name in SCORERS for column in columns_of((name,)) if column.name in columns}
 
 
-def _nearest(name: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (nearest: {close[0]!r})" if close else ""
-
-
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads and checks a recipe file.
-
-    Args:
-        path: The YAML file.
-        overrides: `key.path=value` texts, as given with `--set`; list items by number
-            (`select.0.q_tuning.keep=0.3`).
-
-    Raises:
-        RecipeError: For a file that is not there or not YAML, and for a recipe that cannot run.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_RECIPE_BYTES + 1)
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror or error}. Write one with `winnow init`.") from error
-    if len(content) > _MAX_RECIPE_BYTES:
-        raise RecipeError(
-            f"{path}: a recipe above {_MAX_RECIPE_BYTES:,} bytes is not read; is it a data file?"
-        )
-    raw = _plain_yaml(content, str(path))
-    if not isinstance(raw, dict):
-        raise RecipeError(
-            f"{path}: a recipe is a mapping of keys (name, inputs, ...), found {type(raw).__name__}"
-        )
-    for text in overrides:
-        _override(raw, text)
-    return parse_recipe(raw, str(path))
-
-
-def _plain_yaml(text: str | bytes, where: str) -> Any:  # noqa: ANN401 - any YAML
-    """YAML as plain data, none of it twice: what aliases repeat counts as often as it is repeated.
-
-    Raises:
-        RecipeError: If it is not YAML, asks for objects, or holds more than any recipe does.
-    """
-    try:
-        value = yaml.safe_load(text.decode("utf-8") if isinstance(text, bytes) else text)
-    except RecursionError as error:
-        raise RecipeError(f"{where}: nested too deeply for a recipe") from error
-    # A value that a tag or its shape promises and that is not one (`!!int ""`, a 99th of January) ends the
-    # reading with whatever error Python's own conversion has.
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
-        raise RecipeError(f"{where}: not YAML: {without_secrets(str(error))[:_MAX_QUOTED]}") from error
-    _check_values(value, where)
-    return value
-
-
-def _check_values(value: Any, where: str) -> None:  # noqa: ANN401 - any YAML
-    """Raises RecipeError for what no recipe may hold: too much, text that is not Unicode, credentials."""
-    left, pending = _MAX_RECIPE_VALUES, [(value, 0)]
-    while pending:
-        item, depth = pending.pop()
-        left -= 1
-        if left < 0 or depth > _MAX_RECIPE_DEPTH:
-            raise RecipeError(
-                f"{where}: more than {_MAX_RECIPE_VALUES:,} values or {_MAX_RECIPE_DEPTH} levels once its "
-                "aliases are unfolded; write the values out, or fewer of them"
-            )
-        if isinstance(item, str):
-            _check_text(item, where)
-        inner = [*item, *item.values()] if isinstance(item, dict) else item
-        if isinstance(inner, list | tuple | set):
-            pending += [(part, depth + 1) for part in inner]
-
-
-def _check_text(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RecipeError(f"{where}: the text {text[:60]!r} holds half of a surrogate pair") from error
-    if holds_secret(text):
-        raise RecipeError(
-            f"{where}: {without_secrets(text)[:200]!r} holds a credential (shown as ***), and a recipe "
-            "is written into the manifest and the report. Give it in the environment, or in the file of the "
-            "tool that uses it: AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN"
-        )
-
-
 def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     """Checks a recipe given as plain data.
 
     Raises:
         RecipeError: Naming each key that is wrong.
     """
-    _check_values(raw, where)
-    problems = unknown_keys(Recipe, raw)
-    if problems:
-        raise RecipeError("\n".join(f"{where}: {problem}" for problem in problems))
+    if fault := why_refused(raw):
+        raise RecipeError(f"{where or 'recipe'}: {fault}")
     try:
-        return Recipe.model_validate(raw)
-    except ValidationError as error:
-        lines = []
-        for item in error.errors(include_url=False):
-            key = ".".join(str(part) for part in item["loc"])
-            lines.append(f"{where}: {key + ': ' if key else ''}{item['msg'].removeprefix('Value error, ')}")
-        raise RecipeError("\n".join(lines)) from error
-
-
-def unknown_keys(model: type[BaseModel], value: Any, at: str = "") -> list[str]:  # noqa: ANN401 - raw YAML
-    """Keys of `value` that `model` does not have, each with its place and the nearest known key."""
-    if not isinstance(value, dict):
-        return []
-    problems = []
-    for key, item in value.items():
-        place = f"{at}{key}"
-        field = model.model_fields.get(str(key))
-        if field is None:
-            known = ", ".join(model.model_fields)
-            problems.append(
-                f"unknown key `{place}`{_nearest(str(key), model.model_fields)}; known here: {known}"
-            )
-            continue
-        inner = _model_in(field.annotation)
-        if inner is not None:
-            items = _parts(place, item, typing.get_origin(field.annotation) is dict)
-            problems += [problem for prefix, part in items for problem in unknown_keys(inner, part, prefix)]
-    return problems
-
-
-def _parts(place: str, item: Any, named: bool) -> list[tuple[str, Any]]:  # noqa: ANN401 - raw YAML
-    """The values to check in an item, each with its place: of a list, of a mapping of names, or itself."""
-    if isinstance(item, list):
-        return [(f"{place}.{index}.", part) for index, part in enumerate(item)]
-    if named and isinstance(item, dict):
-        return [(f"{place}.{name}.", part) for name, part in item.items()]
-    return [(f"{place}.", item)]
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - any annotation
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation if issubclass(annotation, BaseModel) else None
-    for argument in typing.get_args(annotation):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None
-
-
-def _override(raw: dict[str, Any], text: str) -> None:
-    path, sign, value = text.partition("=")
-    if not sign or not path:
-        raise RecipeError(
-            f"--set {text}: wanted key.path=value, for example --set dedupe.minhash.threshold=0.9"
-        )
-    *parents, last = path.split(".")
-    target: Any = raw
-    for part in parents:
-        target = _step(target, part, text)
-    parsed = _plain_yaml(value, f"--set {text}")
-    if isinstance(target, list):
-        target[_index(target, last, text)] = parsed
-    else:
-        target[last] = parsed
-
-
-def _step(target: Any, part: str, text: str) -> Any:  # noqa: ANN401 - raw YAML
-    if isinstance(target, list):
-        return target[_index(target, part, text)]
-    if target.get(part) is None:
-        target[part] = {}
-    if not isinstance(target[part], dict | list):
-        raise RecipeError(f"--set {text}: `{part}` holds {target[part]!r}, which has no keys")
-    return target[part]
-
-
-def _index(target: list[Any], part: str, text: str) -> int:
-    if not part.isdigit() or int(part) >= len(target):
-        raise RecipeError(f"--set {text}: `{part}` is no item of a list of {len(target)} (counted from 0)")
-    return int(part)
+        return parse_settings(Recipe, raw, where)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error

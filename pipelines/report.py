@@ -1,7 +1,8 @@
-"""The report of a finished run: one HTML page that needs no network, no script and no other file.
+"""The report of a finished run: one HTML page that needs no network and no other file.
 
 Everything on it is read back from the run folder, so the page shows what is there and not what the run
-believed it wrote. Numbers of all rows are read column by column; text only of the few rows shown.
+believed it wrote. Its pictures and tables need no script; scripts add rows at the pointer, thresholds that
+move, and tables that sort.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,28 +20,45 @@ import yaml
 from markupsafe import Markup
 
 from connectors.manifest import MANIFEST, read_manifest
-from connectors.shards import parquet_files, read_schema
+from connectors.shards import parquet_files, read_footer
 from connectors.storage import Place, fetched, join, write_text
-from pipelines.charts import Floats, Picture, Region, histogram, plane, share_bar, waterfall_bar
+from pipelines.charts import (
+    BARS,
+    Frame,
+    Picture,
+    Region,
+    histogram,
+    plane,
+    share_bar,
+    waterfall_bar,
+)
 from pipelines.report_examples import (
     bad_examples,
+    contaminated_examples,
     dropped_examples,
-    format_number,
     kept_examples,
     largest_clusters,
     suspect_examples,
-    visible,
 )
-from pipelines.selectors.base import id_order
+from pipelines.report_numbers import (
+    SHORTEST,
+    TOKEN_COLUMNS,
+    Group,
+    Numbers,
+    completed,
+    finite,
+    read_numbers,
+)
+from pipelines.report_page import SCRIPTS, format_share, render
+from pipelines.report_sample import script_data
 from scorers.catalog import SCORERS
 
-PLANE_POINTS = 3_000
-SOURCES_SHOWN = 50
+__all__ = ["check_books", "format_share", "read_columns", "write_report"]
 
-_TOKEN_COLUMNS = {
-    "prompt_tokens": "tokens of the prompt, by the target model's tokenizer",
-    "response_tokens": "tokens of the response, by the target model's tokenizer",
-}
+SOURCES_SHOWN = 50
+REASONS_SHOWN = 100
+INPUTS_SHOWN = 200
+
 _LABEL = pa.dictionary(pa.int32(), pa.string())  # few distinct values: one code per row, not one text
 
 
@@ -66,18 +83,17 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceLine:
-    """One line of the per-source table; read = bad + duplicates + other_drops + kept."""
+class Line:
+    """One line of the table of sources or of lengths; read = bad + duplicates + other_drops + kept."""
 
-    source: str
+    label: str
     read: int
     bad: int
     duplicates: int
     other_drops: int
     kept: int
     tokens_kept: int | None
-    loss_kept: float | None
-    loss_dropped: float | None
+    means: list[tuple[float | None, float | None]]  # of each score: kept rows, dropped rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +103,11 @@ class ScoreChart:
     name: str
     doc: str
     unit: str
-    picture: Picture
+    better: str
+    picture: Markup
     kept_rows: int
     dropped_rows: int
+    outside: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +115,14 @@ class PlaneChart:
     """The error-uncertainty plane and how it was sampled."""
 
     picture: Picture
+    x: str
+    y: str
     points: int
+    sampled: int
     rows: int
-    quadrants: bool
+    q_tuning: bool
+    verdict: bool
+    suspects: bool
 
 
 def write_report(out: Place, manifest: Mapping[str, Any] | None = None) -> Place:
@@ -116,43 +139,55 @@ def write_report(out: Place, manifest: Mapping[str, Any] | None = None) -> Place
         ValueError: If there is no manifest, or its counts are not those of the Parquet files.
     """
     manifest = read_manifest(out) if manifest is None else manifest
-    scores = score_columns(out)
-    kept = read_columns(join(out, "train"), _schema(scores, "reason"))
-    dropped = read_columns(join(out, "dropped"), _schema(scores, "reason", "stage", duplicate_of=pa.string()))
+    rows = [stored_rows(join(out, folder)) for folder in ("train", "dropped", "bad_rows")]
+    check_books(out, manifest["counts"], *rows)
+    path = join(out, "report.html")
+    write_text(path, _page(str(out), manifest))
+    return path
+
+
+def _page(out: str, manifest: Mapping[str, Any]) -> str:
+    numbers = read_numbers(out)
+    kept = read_columns(join(out, "train"), pa.schema([("reason", _LABEL)]))
+    dropped = read_columns(join(out, "dropped"), pa.schema([("stage", _LABEL), ("reason", _LABEL)]))
     bad = read_columns(join(out, "bad_rows"), pa.schema([("source", _LABEL), ("reason", _LABEL)]))
-    check_books(out, manifest["counts"], kept.num_rows, dropped.num_rows, bad.num_rows)
+    copies = read_columns(join(out, "dropped"), pa.schema([("duplicate_of", pa.string())]))["duplicate_of"]
     reasons = {name: _reasons(table) for name, table in (("kept", kept), ("dropped", dropped), ("bad", bad))}
     texts = {name: list(dict.fromkeys(reason.text for reason in found)) for name, found in reasons.items()}
-    sources = _source_lines(kept, dropped, bad)
+    regions = _regions(manifest, numbers)
+    sources = _sources(numbers, _count(bad, "source"))
     suspect_count, suspects = suspect_examples(out)
-    page = _environment().get_template("report.html.j2").render(
+    facts = numbers.columns.scores
+    return render(
+        "report.html.j2",
+        SCRIPTS,
+        script_data(out, numbers, regions, _units()),
         manifest=manifest,
         counts=manifest["counts"],
         flow=_flow(manifest["counts"], _count(dropped, "stage").get("score", 0)),
         reasons=reasons,
-        plane=_plane(kept, dropped),
-        scores=_score_charts(kept, dropped, scores),
+        reasons_shown=REASONS_SHOWN,
+        plane=_plane(numbers, regions),
+        scores=_score_charts(numbers),
         sources=sources[:SOURCES_SHOWN],
         sources_hidden=len(sources[SOURCES_SHOWN:]),
-        kept_examples=kept_examples(out, kept, texts["kept"], scores),
-        dropped_examples=dropped_examples(out, kept, dropped, texts["dropped"], scores),
-        clusters=largest_clusters(out, kept, dropped),
+        lengths=_lengths(numbers),
+        mean_scores=[name for name in facts if name in numbers.spreads],
+        kept_examples=kept_examples(out, kept, texts["kept"], facts),
+        dropped_examples=dropped_examples(out, dropped, texts["dropped"], facts),
+        clusters=largest_clusters(out, copies.combine_chunks()),
+        contaminated=contaminated_examples(out, dropped),
         suspects=suspects,
         suspect_count=suspect_count,
         bad_examples=bad_examples(out, bad, texts["bad"]),
+        inputs_shown=INPUTS_SHOWN,
         recipe=yaml.safe_dump(manifest.get("recipe", {}), sort_keys=False, allow_unicode=True),
-    )  # fmt: skip
-    path = join(out, "report.html")
-    write_text(path, page)
-    return path
+    )
 
 
-def score_columns(out: str | Path) -> list[str]:
-    """Names of the number columns in OUT/scores, in stored order; none when the run had no model."""
-    files = parquet_files(join(str(out), "scores"))
-    if not files:
-        return []
-    return [f.name for f in read_schema(files[0]) if pa.types.is_floating(f.type) or f.name in _TOKEN_COLUMNS]
+def stored_rows(folder: str | Path) -> int:
+    """Rows of a folder's Parquet files, as their footers say."""
+    return sum(read_footer(path).num_rows for path in parquet_files(folder))
 
 
 def read_columns(folder: str | Path, schema: pa.Schema) -> pa.Table:
@@ -161,12 +196,10 @@ def read_columns(folder: str | Path, schema: pa.Schema) -> pa.Table:
     for path in parquet_files(folder):
         with pq.ParquetFile(fetched(path)) as file:
             present = [name for name in file.schema_arrow.names if name in schema.names]
-            table, rows = file.read(columns=present), file.metadata.num_rows
-        columns = [
-            table[f.name].cast(f.type) if f.name in present else pa.nulls(rows, pa.null()).cast(f.type)
-            for f in schema
-        ]
-        tables.append(pa.table(columns, schema=schema))
+            table = file.read(columns=present)
+            if not present:
+                table = pa.table({"": pa.nulls(file.metadata.num_rows)})
+        tables.append(completed(table, schema))
     return pa.concat_tables(tables).unify_dictionaries()
 
 
@@ -188,34 +221,6 @@ def check_books(out: str | Path, counts: Mapping[str, int], kept: int, dropped: 
             f"{join(str(out), MANIFEST)}: read = {counts['read']:,} is not bad {bad:,} + dropped {dropped:,} "
             f"+ kept {kept:,}: rows were lost or counted twice; run it again into an empty folder"
         )
-
-
-def format_share(part: float, whole: float) -> str:
-    """A percentage with one decimal; a dash of nothing."""
-    return f"{100 * part / whole:.1f}\u00a0%" if whole else "–"
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "commas": lambda value: "–" if value is None else f"{value:,}",
-        "number": format_number,
-        "visible": visible,
-    }
-    environment.globals |= {"share": format_share, "share_bar": share_bar, "waterfall_bar": waterfall_bar}
-    return environment
-
-
-def _schema(scores: Sequence[str], *labels: str, **more: pa.DataType) -> pa.Schema:
-    numbers = dict.fromkeys(["loss", "entropy", *_TOKEN_COLUMNS, *scores], pa.float64())
-    texts = dict.fromkeys(["source", "quadrant", *labels], _LABEL)
-    return pa.schema({"id": pa.string(), **texts, **numbers, **more})
 
 
 def _count(table: pa.Table, column: str) -> dict[str, int]:
@@ -259,83 +264,114 @@ def _reasons(table: pa.Table) -> list[Reason]:
     ]  # fmt: skip
 
 
-def _plane(kept: pa.Table, dropped: pa.Table) -> PlaneChart | None:
-    """None when no row has both a loss and an entropy."""
-    names = ["id", "loss", "entropy", "quadrant"]
-    both = pa.concat_tables([kept.select(names), dropped.select(names)]).unify_dictionaries()
-    keep = np.arange(both.num_rows) < kept.num_rows
-    scored = np.isfinite(_values(both, "loss")) & np.isfinite(_values(both, "entropy"))
-    both, keep = both.filter(pa.array(scored)), keep[scored]
-    if not both.num_rows:
-        return None
-    loss, entropy = _values(both, "loss"), _values(both, "entropy")
-    sample = np.arange(both.num_rows)
-    if both.num_rows > PLANE_POINTS:
-        order = id_order(both["id"].to_pylist(), seed=0)
-        sample = np.sort(np.argpartition(order, PLANE_POINTS)[:PLANE_POINTS])
-    regions = _q_tuning_regions(loss, entropy, keep, both["quadrant"].to_pylist())
-    picture = plane(loss, entropy, keep, sample, regions)
-    return PlaneChart(picture, len(sample), both.num_rows, bool(regions))
+def _regions(manifest: Mapping[str, Any], numbers: Numbers) -> list[Region]:
+    """What the selection made of rectangles of loss and entropy.
 
-
-def _q_tuning_regions(
-    loss: Floats, entropy: Floats, keep: np.ndarray[Any, np.dtype[np.bool_]], quadrants: list[str | None]
-) -> list[Region]:
-    """The two corners that Q-Tuning kept: Q-Tuning's thresholds are the extremes of the rows inside them."""
-    names = np.array(quadrants, dtype=object)
-    q2, q4 = keep & (names == "Q2"), keep & (names == "Q4")
+    The two corners that Q-Tuning kept, whose thresholds are the extremes of the rows inside them, and the
+    two that the verdict drops.
+    """
+    plane = numbers.plane
+    if plane is None or (plane.x, plane.y) != ("loss", "entropy"):
+        return []
     regions = []
-    if q2.any():
-        regions.append(Region(float(loss[q2].min()), np.inf, -np.inf, float(entropy[q2].max())))
-    if q4.any():
-        regions.append(Region(-np.inf, float(loss[q4].max()), float(entropy[q4].min()), np.inf))
+    if "Q2" in plane.corners:
+        low, _, _, high = plane.corners["Q2"]
+        regions.append(Region(low, np.inf, -np.inf, high, "Q2: high loss, low entropy"))
+    if "Q4" in plane.corners:
+        _, high, low, _ = plane.corners["Q4"]
+        regions.append(Region(-np.inf, high, low, np.inf, "Q4: low loss, high entropy"))
+    facts = _verdict_facts(manifest)
+    for name, loss, entropy in (
+        ("too easy", "low_loss", "low_entropy"),
+        ("out of reach", "high_loss", "high_entropy"),
+    ):
+        bounds = facts.get(loss), facts.get(entropy)
+        if None not in bounds:
+            x, y = (float(bound) for bound in bounds)  # type: ignore[arg-type]  # not None, says the line above
+            corner = (-np.inf, x, -np.inf, y) if name == "too easy" else (x, np.inf, y, np.inf)
+            regions.append(Region(*corner, name=name, kept=False))
     return regions
 
 
-def _score_charts(kept: pa.Table, dropped: pa.Table, scores: Sequence[str]) -> list[ScoreChart]:
-    known = {
-        column.name: (column.doc, column.unit) for scorer in SCORERS.values() for column in scorer.columns
-    }
-    known |= {name: (doc, "tokens") for name, doc in _TOKEN_COLUMNS.items()}
-    charts = []
-    for name in scores:
-        values = [column[np.isfinite(column)] for column in (_values(kept, name), _values(dropped, name))]
-        if len(values[0]) + len(values[1]):
-            charts.append(ScoreChart(name, *known.get(name, ("", "")), histogram(*values), *map(len, values)))
+def _verdict_facts(manifest: Mapping[str, Any]) -> Mapping[str, float | None]:
+    """Thresholds of the verdict, {} for a run without one."""
+    steps = (manifest.get("recipe") or {}).get("select") or []
+    for step, facts in zip(steps, manifest.get("selection") or [], strict=False):
+        if isinstance(step, Mapping) and "verdict" in step:
+            return facts or {}
+    return {}
+
+
+def _plane(numbers: Numbers, regions: Sequence[Region]) -> PlaneChart | None:
+    """None when the run has fewer than two scores."""
+    found = numbers.plane
+    if found is None:
+        return None
+    points = np.array([finite(numbers.sample.table, name) for name in (found.x, found.y)])
+    both = np.isfinite(points).all(axis=0)
+    points, states = points[:, both], numbers.sample.states[both]
+    units = _units()
+    names = [f"{name} ({units[name]})" if units.get(name) else name for name in (found.x, found.y)]
+    picture = plane(points, states, Frame(names[0], names[1], *found.frame), regions, found.rows)
+    return PlaneChart(
+        picture, found.x, found.y, points.shape[1], numbers.sample.table.num_rows, numbers.sample.of,
+        q_tuning=any(region.kept for region in regions),
+        verdict=any(not region.kept for region in regions),
+        suspects=bool((states == 2).any()),
+    )  # fmt: skip
+
+
+def _known_columns() -> dict[str, tuple[str, str, str]]:
+    """What the columns of the catalog mean, in which unit, and which direction is better."""
+    known = {c.name: (c.doc, c.unit, str(c.better)) for scorer in SCORERS.values() for c in scorer.columns}
+    return known | {name: (doc, "tokens", "neither") for name, doc in TOKEN_COLUMNS.items()}
+
+
+def _units() -> dict[str, str]:
+    return {name: unit for name, (_, unit, _) in _known_columns().items()}
+
+
+def _score_charts(numbers: Numbers) -> list[ScoreChart]:
+    known, charts = _known_columns(), []
+    for name, spread in numbers.spreads.items():
+        edges, bars, outside = spread.bars(BARS)
+        dropped_rows, kept_rows = spread.rows.sum(axis=1).tolist()
+        doc, unit, better = known.get(name, ("", "", "neither"))
+        picture = histogram(edges, bars[1], bars[0])
+        charts.append(ScoreChart(name, doc, unit, better, picture, kept_rows, dropped_rows, outside))
     return charts
 
 
-def _values(table: pa.Table, name: str) -> Floats:
-    """A number column as float64, NaN where it is null."""
-    return np.asarray(table[name].to_numpy(), dtype=np.float64)
-
-
-def _source_lines(kept: pa.Table, dropped: pa.Table, bad: pa.Table) -> list[SourceLine]:
+def _sources(numbers: Numbers, bad_rows: Mapping[str, int]) -> list[Line]:
     """One line per source, the largest first."""
-    bad_rows = _count(bad, "source")
-    duplicates = _count(dropped.filter(pc.is_valid(dropped["duplicate_of"])), "source")
-    in_kept, in_dropped = _per_source(kept), _per_source(dropped)
+    lines = [
+        _line(source, numbers.sources.get(source), bad_rows.get(source, 0), numbers)
+        for source in numbers.sources.keys() | bad_rows.keys()
+    ]
+    return sorted(lines, key=lambda line: (-line.read, line.label))
+
+
+def _lengths(numbers: Numbers) -> list[Line]:
+    """One line per class of response lengths that has a row, the shortest first."""
     lines = []
-    for source in bad_rows.keys() | in_kept.keys() | in_dropped.keys():
-        kept_here, dropped_here = in_kept.get(source, {}), in_dropped.get(source, {})
-        rows_kept, rows_dropped = kept_here.get("id_count", 0), dropped_here.get("id_count", 0)
-        tokens = [int(v) for n in _TOKEN_COLUMNS if (v := kept_here.get(f"{n}_sum")) is not None]
-        lines.append(
-            SourceLine(
-                source=source,
-                read=bad_rows.get(source, 0) + rows_dropped + rows_kept,
-                bad=bad_rows.get(source, 0),
-                duplicates=duplicates.get(source, 0),
-                other_drops=rows_dropped - duplicates.get(source, 0),
-                kept=rows_kept,
-                tokens_kept=sum(tokens) if tokens else None,
-                loss_kept=kept_here.get("loss_mean"),
-                loss_dropped=dropped_here.get("loss_mean"),
-            )
-        )
-    return sorted(lines, key=lambda line: (-line.read, line.source))
+    for end, group in sorted(numbers.lengths.items()):
+        start = end // 2 + 1 if end > SHORTEST else 0
+        lines.append(_line(f"{start:,}–{end:,}", group, 0, numbers))
+    return lines
 
 
-def _per_source(table: pa.Table) -> dict[str, dict[str, Any]]:
-    wanted = [("id", "count"), ("loss", "mean"), *((name, "sum") for name in _TOKEN_COLUMNS)]
-    return {str(group["source"]): group for group in table.group_by("source").aggregate(wanted).to_pylist()}
+def _line(label: str, group: Group | None, bad: int, numbers: Numbers) -> Line:
+    if group is None:
+        return Line(label, bad, bad, 0, 0, 0, None, [(None, None)] * len(numbers.spreads))
+    dropped, kept = group.rows.tolist()
+    at = [i for i, name in enumerate(numbers.columns.scores) if name in numbers.spreads]
+    return Line(
+        label=label,
+        read=bad + dropped + kept,
+        bad=bad,
+        duplicates=group.duplicates,
+        other_drops=dropped - group.duplicates,
+        kept=kept,
+        tokens_kept=int(group.tokens[1]) if group.counted[1] else None,
+        means=[(group.mean(i, kept=True), group.mean(i, kept=False)) for i in at],
+    )

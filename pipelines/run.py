@@ -14,6 +14,7 @@ from connectors.shards import Unit, plan_units
 from connectors.storage import is_remote, join, resolved, write_text
 from connectors.storage_clients import set_options
 from pipelines.books import check_books, make_manifest
+from pipelines.decide import Known, select
 from pipelines.emit import emit
 from pipelines.failed_rows import check_failed_rows
 from pipelines.ingest import TooManyBadRows, check_bad_rows, ingest
@@ -23,7 +24,6 @@ from pipelines.publish import publish, publish_bad_rows
 from pipelines.recipe import Recipe, RecipeError, parse_recipe
 from pipelines.run_log import CONTEXT, identified_run
 from pipelines.runner import RunnerChoice
-from pipelines.select import Known, select
 from pipelines.stages import WORK, StageResult, Workspace, load_stage, prune_stages
 from pipelines.suspects import list_suspects
 from scorers.base import ROLES
@@ -79,14 +79,14 @@ def run(
     space = _workspace(out, runner, progress)
     with identified_run(), sole_user(space), _kept_log(space):
         began = time.monotonic()
-        models = _model_identities(recipe)
+        models = _model_identities(recipe, here=runner.is_local)
         ingested, inputs = ingest(space, recipe, limit)
         _report(progress, ingested)
         _check_readable(space, ingested, recipe)
         units = plan_units(ingested.paths)
-        stages = [ingested, *_drop(space, recipe, units, ingested)]
-        stages += _check(space, recipe, units, stages)
-        stages += _embed(space, recipe, units, stages)
+        stages = [ingested, *drop_rows(space, recipe, units, ingested)]
+        stages += check_texts(space, recipe, units, stages)
+        stages += embed_texts(space, recipe, units, stages)
         stages += _score(space, recipe, units, stages, models)
         described = {"inputs": inputs, "models": models, "limit": limit}
         return _decide_and_publish(space, recipe, stages, units, described, began)
@@ -109,13 +109,11 @@ def _kept_log(space: Workspace) -> Iterator[None]:
                 write_text(join(space.work, log.name), log.read_text("utf-8", "replace"))
 
 
-def _drop(
+def drop_rows(
     space: Workspace, recipe: Recipe, units: Sequence[Unit], ingested: StageResult
 ) -> list[StageResult]:
     """The stages that drop rows before the model sees any: evaluation items, then duplicates."""
-    from pipelines.dedupe.stages import (
-        dedupe,
-    )  # compiles its inner loops, which reading a recipe does not need
+    from pipelines.dedupe.stages import dedupe  # compiles its inner loops; reading a recipe does not
 
     stages: list[StageResult] = []
 
@@ -128,7 +126,7 @@ def _drop(
         from pipelines.decontaminate.stage import decontaminate
 
         add(decontaminate(space, recipe.decontaminate, units, ingested))
-    add(*dedupe(space, recipe.dedupe, units, ingested, _dropping(stages)))
+    add(*dedupe(space, recipe.dedupe, units, ingested, dropping_of(stages)))
     if recipe.dedupe.semantic is not None:
         from pipelines.dedupe.semantic import semantic_duplicates  # loads torch
 
@@ -139,29 +137,36 @@ def _drop(
                 recipe.seed,
                 units,
                 [ingested],
-                _dropping(stages),
+                dropping_of(stages),
                 recipe.max_failed_fraction,
             )  # fmt: skip
         )
     return stages
 
 
-def _dropping(stages: Sequence[StageResult]) -> list[StageResult]:
+def dropping_of(stages: Sequence[StageResult]) -> list[StageResult]:
     """Those of the stages whose files name dropped rows."""
     return [stage for stage in stages if stage.name in DROPPING]
 
 
-def _model_identities(recipe: Recipe) -> list[dict[str, Any]]:
-    """What identifies each model of the recipe, the target first; a model that is not there fails at once."""
+def _model_identities(recipe: Recipe, *, here: bool) -> list[dict[str, Any]]:
+    """What identifies each model of the recipe, the target first; a model that is not there fails at once.
+
+    So does one that is to run on a device which this machine has not, if it is to run `here`.
+    """
     passes = list(recipe.passes())
     if not passes:
         return []
-    from scorers.models.loading import fingerprint
+    from scorers.models.fingerprint import fingerprint
+    from scorers.models.loading import check_device
 
+    if here:
+        for one in passes:
+            check_device(one.settings)
     return [{**({"role": one.role} if one.role else {}), **fingerprint(one.settings)} for one in passes]
 
 
-def _check(
+def check_texts(
     space: Workspace, recipe: Recipe, units: Sequence[Unit], stages: Sequence[StageResult]
 ) -> list[StageResult]:
     """The stage that reads the texts of responses."""
@@ -170,12 +175,12 @@ def _check(
         return []
     from pipelines.check import check
 
-    stage = check(space, settings, units, stages[0], _dropping(stages))
+    stage = check(space, settings, units, stages[0], dropping_of(stages))
     _report(space.progress, stage)
     return [stage]
 
 
-def _embed(
+def embed_texts(
     space: Workspace, recipe: Recipe, units: Sequence[Unit], stages: Sequence[StageResult]
 ) -> list[StageResult]:
     """The stage of vectors for selectors; those of semantic duplicates serve, if the model is the same."""
@@ -185,7 +190,7 @@ def _embed(
         return []
     from pipelines.embed import embed_rows
 
-    stage = embed_rows(space, recipe.embed, units, stages[:1], _dropping(stages), name="vectors")
+    stage = embed_rows(space, recipe.embed, units, stages[:1], dropping_of(stages), name="vectors")
     _report(space.progress, stage)
     check_failed_rows(stage, recipe.max_failed_fraction)
     return [stage]
@@ -206,7 +211,7 @@ def _score(
 
     scored: list[StageResult] = []
     for one, model in zip(passes, models, strict=True):
-        stage = score(space, one, model, units, stages[0], _dropping(stages))
+        stage = score(space, one, model, units, stages[0], dropping_of(stages))
         scored.append(stage)
         _report(space.progress, stage)
         check_failed_rows(stage, recipe.max_failed_fraction)
@@ -243,7 +248,7 @@ def _decide_and_publish(
     began: float,
 ) -> Finished:
     by_name = {stage.name: stage for stage in stages}
-    dropping, known = _dropping(stages), _known(by_name)
+    dropping, known = dropping_of(stages), known_of(by_name)
     selected = select(space, recipe, units, dropping, known)
     _report(space.progress, selected)
     emitted = emit(space, recipe, units, dropping, known.scored, selected)
@@ -261,7 +266,7 @@ def _decide_and_publish(
     return Finished(str(space.out), manifest)
 
 
-def _known(by_name: Mapping[str, StageResult]) -> Known:
+def known_of(by_name: Mapping[str, StageResult]) -> Known:
     """What the finished stages know of the candidates."""
     roles: dict[str, str] = {"": "score"} | {role: f"score-{role}" for role in ROLES}
     return Known(
@@ -303,29 +308,57 @@ def reselect(out: str | Path, recipe: Recipe, runner: RunnerChoice, progress: Pr
     """
     space = _workspace(out, runner, progress)
     manifest = read_manifest(space.out)
-    chosen = recipe.resolved()
-    plain = {**manifest["recipe"], **{key: chosen[key] for key in ("name", "select", "seed", "emit")}}
-    plain |= {key: chosen[key] for key in ("check", "embed") if chosen[key] is not None}
-    combined = parse_recipe(plain, f"{out} with the new selection")
+    plain = recipe.resolved()
+    chosen = {key: plain[key] for key in ("name", "select", "seed", "emit")}
+    chosen |= {key: plain[key] for key in ("check", "embed") if plain[key] is not None}
+    combined = with_selection(out, manifest, chosen)
+    with identified_run(), sole_user(space), _kept_log(space):
+        began = time.monotonic()
+        stages = stored_stages(space, manifest)
+        for stage in stages:
+            _report(progress, stage)
+        units = plan_units(stages[0].paths)
+        stages += missing_stages(space, manifest, combined, units, stages)
+        described = {key: manifest[key] for key in ("inputs", "models", "limit")}
+        return _decide_and_publish(space, combined, stages, units, described, began)
+
+
+def with_selection(out: str | Path, manifest: dict[str, Any], chosen: Mapping[str, Any]) -> Recipe:
+    """The recipe of a finished run with other sections `select`, `seed`, `emit`, `check` and `embed`.
+
+    Raises:
+        RecipeError: If the selectors read scores that the run did not compute, or tokens it did not keep.
+    """
+    combined = parse_recipe({**manifest["recipe"], **chosen}, f"{out} with the new selection")
     if combined.stores_tokens and not parse_recipe(manifest["recipe"], "manifest").stores_tokens:
         raise RecipeError(
             "the new selection needs per-token losses, which the run did not store; "
             "run it once with `--set emit.tokens=always`"
         )
-    with identified_run(), sole_user(space), _kept_log(space):
-        began = time.monotonic()
-        stages = _stored_stages(space, manifest)
-        for stage in stages:
-            _report(progress, stage)
-        units = plan_units(stages[0].paths)
-        for key, name, make in (("check", "check", _check), ("embed", "vectors", _embed)):
-            stored = name in manifest["stages"] and manifest["recipe"].get(key) == plain.get(key)
-            stages += [] if stored else make(space, combined, units, stages)  # cheap beside scoring
-        described = {key: manifest[key] for key in ("inputs", "models", "limit")}
-        return _decide_and_publish(space, combined, stages, units, described, began)
+    return combined
 
 
-def _stored_stages(space: Workspace, manifest: dict[str, Any]) -> list[StageResult]:
+def missing_stages(
+    space: Workspace,
+    manifest: dict[str, Any],
+    combined: Recipe,
+    units: Sequence[Unit],
+    stages: Sequence[StageResult],
+) -> list[StageResult]:
+    """Texts checked and embedded, where a finished run did not do it as the new selection needs it."""
+    plain, found = combined.resolved(), list(stages)
+    for key, name, make in (("check", "check", check_texts), ("embed", "vectors", embed_texts)):
+        stored = name in manifest["stages"] and manifest["recipe"].get(key) == plain.get(key)
+        found += [] if stored else make(space, combined, units, found)  # cheap beside scoring
+    return found[len(stages) :]
+
+
+def stored_stages(space: Workspace, manifest: dict[str, Any]) -> list[StageResult]:
+    """The finished stages of a run whose work is kept.
+
+    Raises:
+        ValueError: If files of one are gone.
+    """
     stages = []
     for name in STORED:
         record = manifest["stages"].get(name)

@@ -24,7 +24,9 @@ from pipelines.progress import ProgressCounter
 from pipelines.recipe import ModelPass
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.base import FAILURES
+from scorers.catalog import versions_of
 from scorers.models.columns import scores_schema
+from scorers.models.fingerprint import as_known
 from scorers.models.handler import CausalLMHandler, ScoredBatch, ScoringBatch
 from scorers.models.scoring import Stats
 from scorers.models.settings import ModelSettings
@@ -116,7 +118,7 @@ def score(
     drops = drop_files(dropping)
     tasks = [ScoreTask(f"scores-{unit.name}.parquet", unit, drops) for unit in units]
     handler = CausalLMHandler(
-        run.settings,
+        as_known(run.settings, model),
         run.scorers,
         store_tokens=run.tokens,
         store_outputs=run.outputs,
@@ -144,6 +146,8 @@ def score(
         "tokens": run.tokens,
         "store": list(run.outputs),
     }
+    if own := versions_of(run.scorers):
+        settings["versions"] = own
     total = rows_left(units, dropping)
     stage = run_stage(
         space,

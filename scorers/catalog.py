@@ -22,7 +22,8 @@ from scorers import (
     top1_agreement,
     whole_text,
 )
-from scorers.base import Column, Need, Output, Role, Scorer
+from scorers.base import ROLES, Column, Need, Output, Role, Scorer
+from scorers.own import checked, installed
 
 SCORERS: dict[str, Scorer] = {
     module.SCORER.name: module.SCORER
@@ -43,6 +44,35 @@ SCORERS: dict[str, Scorer] = {
         mistake_log,
     )
 }
+
+BUILT_IN = tuple(SCORERS)
+
+
+def register(scorer: Scorer) -> Scorer:
+    """Adds a scorer to this program: `score` and recipes that run in it know its name and its columns.
+
+    One of the same name that was added before is replaced. Worker processes do not know it; for them, offer
+    it as the entry point of an installed package (scorers/own.py).
+
+    Args:
+        scorer: Its name and columns must be new. Give it a `version` if it calls functions of other files:
+            the default is a hash of the file, or the notebook cell, of its function `score`.
+
+    Returns:
+        The scorer as it is known.
+
+    Raises:
+        ValueError: If its name or a column is taken, or it needs what no model gives.
+    """
+    others = {name: other for name, other in SCORERS.items() if name != scorer.name or name in BUILT_IN}
+    known = checked(scorer, others)
+    SCORERS[known.name] = known
+    return known
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those of the scorers that do not come with winnow."""
+    return {scorer.name: scorer.version for scorer in resolve(names) if scorer.version}
 
 
 def resolve(names: Iterable[str]) -> tuple[Scorer, ...]:
@@ -106,6 +136,38 @@ def stored_for(names: Iterable[str], model: Role | Literal[""]) -> tuple[Output,
     return tuple(sorted({need.output for need in needs if need.model == model}))
 
 
+def beside_losses(names: Iterable[str], model: Role | Literal[""]) -> tuple[Output, ...]:
+    """What comparing scorers read of a model beside its log-probabilities, which are stored as losses."""
+    return tuple(output for output in stored_for(names, model) if output != "logprob")
+
+
+def check_roles(names: Iterable[str], given: Iterable[str]) -> None:
+    """Checks that exactly the models are given that scorers compare the target with.
+
+    Args:
+        names: Names of scorers.
+        given: Roles of the models that there are.
+
+    Raises:
+        ValueError: If one is missing, or nothing reads it.
+    """
+    given = list(given)
+    read = {role: scorer.name for scorer in comparing(names) for role in scorer.roles}
+    for role, name in read.items():
+        if role not in given:
+            raise ValueError(
+                f"score: {name} compares the target with its {role} ({ROLES[role]}); "
+                f"name it: `models: {{{role}: {{path: ...}}}}`"
+            )
+    for other in given:
+        if other not in read:
+            raise ValueError(f"models.{other}: no scorer in `score:` reads it; remove it")
+
+
 def views_of(needs: Sequence[Need]) -> tuple[str, ...]:
     """The views among these needs: the passes that the model makes over every row."""
     return tuple(sorted({need.view for need in needs}))
+
+
+for _offered in installed():
+    register(_offered)

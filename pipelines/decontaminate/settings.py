@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipelines.dedupe.settings import Scope
 from scorers.models.settings import EmbeddingSettings
 
-KNOWN_NAMES = ("gsm8k", "gsm_hard", "math500", "humaneval", "mbpp", "truthfulqa", "mt_bench")
+KnownName = Literal["gsm8k", "gsm_hard", "math500", "humaneval", "mbpp", "truthfulqa", "mt_bench"]
+KNOWN_NAMES: tuple[KnownName, ...] = get_args(KnownName)
 
 
 class EvalSet(BaseModel):
@@ -18,7 +19,9 @@ class EvalSet(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str | None = Field(
-        default=None, min_length=1, description=f"a known set ({', '.join(KNOWN_NAMES)}), or any name"
+        default=None,
+        min_length=1,
+        description=f"a known set ({', '.join(KNOWN_NAMES)}), or a name of your own for the report",
     )
     path: str | None = Field(
         default=None, description="file, folder or glob; default for a known set: the Hugging Face hub"
@@ -51,6 +54,9 @@ class EvalSet(BaseModel):
         return str(self.path).rstrip("/").rsplit("/", 1)[-1].split(".", 1)[0]
 
 
+OneSet = KnownName | EvalSet
+
+
 class EmbeddingMatch(BaseModel):
     """Which rows are near an item in meaning, whatever their words."""
 
@@ -59,7 +65,12 @@ class EmbeddingMatch(BaseModel):
     model: EmbeddingSettings = Field(
         description="embedding model; its scope is what is compared, of row and item alike"
     )
-    threshold: float = Field(default=0.9, gt=0, le=1, description="lowest cosine of row and item")
+    threshold: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="least cosine similarity of a row and an item that is a hit; a lower one drops more rows",
+    )
 
 
 class DecontaminateSettings(BaseModel):
@@ -67,17 +78,32 @@ class DecontaminateSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    against: tuple[EvalSet, ...] = Field(min_length=1, description="the evaluation sets")
-    ngram: int = Field(
-        default=13, ge=5, le=100, description="words that a row and an item must share in sequence"
+    against: tuple[EvalSet, ...] = Field(
+        min_length=1,
+        description="the evaluation sets: names of known ones, or entries of name, path and fields",
     )
-    scope: Scope = Field(default="both", description="part of a row that is searched: prompt, response, both")
-    exact_prompt: bool = Field(default=True, description="drop rows whose prompt is an item's prompt")
+    ngram: int = Field(
+        default=13,
+        ge=5,
+        le=100,
+        description="words that a row and an item must share in sequence for a hit; fewer words find more",
+    )
+    scope: Scope = Field(
+        default="both", description="part of a row that is searched: the prompt, the response, or both"
+    )
+    exact_prompt: bool = Field(
+        default=True,
+        description="whether a row whose whole prompt, of five words or more, is an item's is a hit too",
+    )
     embedding: EmbeddingMatch | None = Field(
-        default=None, description="also drop rows whose embedding is near an item's"
+        default=None,
+        description="also drop rows whose embedding is near an item's; look at the hits before you trust a "
+        "threshold",
     )
 
-    @field_validator("against", mode="before")
+    @field_validator(
+        "against", mode="before", json_schema_input_type=OneSet | Annotated[list[OneSet], Field(min_length=1)]
+    )
     @classmethod
     def _names_are_sets(cls, value: Any) -> Any:  # noqa: ANN401 - whatever the recipe says
         items = [value] if isinstance(value, str | dict) else value

@@ -7,7 +7,7 @@ import numpy as np
 from pipelines.dedupe.hashing import Int64s
 from pipelines.dedupe.spherical_kmeans import ROWS_PER_CENTROID
 from pipelines.embed import EmbeddedRows, Floats
-from pipelines.selectors.base import id_order
+from pipelines.selectors.id_order import id_order
 
 ROWS_OF_MEAN = 65_536  # that the centroid of an only cluster is the mean of
 

@@ -30,7 +30,7 @@ from pipelines.drops import DROP_SCHEMA, rows_left
 from pipelines.embed import EmbeddedRows, embed_rows
 from pipelines.failed_rows import check_failed_rows
 from pipelines.metrics import StageMetrics
-from pipelines.selectors.base import id_order
+from pipelines.selectors.id_order import id_order
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.models.loading import resolve_device
 from scorers.models.scoring import one_torch_thread

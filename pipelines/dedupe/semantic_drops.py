@@ -17,7 +17,8 @@ from pipelines.dedupe.semdedup import drop_above, drop_to_fraction, representati
 from pipelines.dedupe.spherical_kmeans import assign, cluster_count, cosines, train_centroids
 from pipelines.drops import DROP_SCHEMA
 from pipelines.embed import EmbeddedRows
-from pipelines.selectors.base import choose, id_order
+from pipelines.selectors.base import choose
+from pipelines.selectors.id_order import id_order
 from scorers.models.scoring import one_torch_thread
 
 Bools = npt.NDArray[np.bool_]
@@ -77,7 +78,7 @@ def _choose(
     nothing = np.zeros(len(best), np.bool_)
     if rule == "threshold":
         return drop_above(best, value), nothing
-    ranks = id_order((one for part in ids.chunks for one in part.to_pylist()), seed)
+    ranks = id_order(ids, seed)
     if settings.d4 is None:
         return drop_to_fraction(best, ranks, value), nothing
     copies = drop_to_fraction(best, ranks, settings.d4.dedupe_keep)

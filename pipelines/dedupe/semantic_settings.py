@@ -17,9 +17,16 @@ class D4Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    keep: float = Field(gt=0, le=1, description="fraction of the embedded rows to keep in all")
-    dedupe_keep: float = Field(default=0.75, gt=0, le=1, description="fraction that semantic dedupe leaves")
-    clusters: int | None = Field(default=None, ge=1, description="of the second clustering; null: by size")
+    keep: float = Field(gt=0, le=1, description="share of the embedded rows to keep in all")
+    dedupe_keep: float = Field(
+        default=0.75,
+        gt=0,
+        le=1,
+        description="share of the embedded rows that the first step, semantic dedupe, leaves",
+    )
+    clusters: int | None = Field(
+        default=None, ge=1, description="clusters of the second step; null: by the number of rows left"
+    )
 
     @model_validator(mode="after")
     def _second_step_keeps_less(self) -> Self:
@@ -35,22 +42,35 @@ class SemanticSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: EmbeddingSettings = Field(description="the embedding model")
+    model: EmbeddingSettings = Field(
+        description="the embedding model; its scope is the text that is compared"
+    )
     threshold: float | None = Field(
         default=None,
         ge=-1,
         le=1,
-        description=f"drop above this cosine similarity; default {DEFAULT_THRESHOLD}",
+        description="drop rows of a higher cosine similarity to a row before them in their cluster; null "
+        f"without keep and d4: {DEFAULT_THRESHOLD}",
     )
     keep: float | None = Field(
-        default=None, gt=0, le=1, description="fraction of the embedded rows to keep, instead of threshold"
+        default=None,
+        gt=0,
+        le=1,
+        description="share of the embedded rows to keep, the least alike; instead of threshold",
     )
-    d4: D4Settings | None = Field(default=None, description="diversify after dedupe, instead of the two")
+    d4: D4Settings | None = Field(
+        default=None, description="drop the most typical rows too, as D4 does; instead of threshold and keep"
+    )
     clusters: int | None = Field(
-        default=None, ge=1, description="of k-means; rows are compared within one; null: by number of rows"
+        default=None,
+        ge=1,
+        description="clusters of k-means, within which rows are compared; null: by the number of rows, 1 up"
+        " to 20,000",
     )
     which_to_keep: WhichToKeep = Field(
-        default="hard", description="of rows alike: the farthest from the centroid, the nearest, or any"
+        default="hard",
+        description="which of rows alike stays: hard, the farthest from its centroid; easy, the nearest; "
+        "random",
     )
 
     @model_validator(mode="after")

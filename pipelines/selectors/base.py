@@ -19,9 +19,8 @@ numbers, if all are; else texts, with what is no string as JSON |
 from __future__ import annotations
 
 import difflib
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -180,10 +179,14 @@ class VectorSelector(Selector):
 class Budget(BaseModel):
     """How much a selector keeps: exactly one of a fraction, a number of examples, a number of tokens."""
 
-    keep: float | None = Field(default=None, ge=0, le=1, description="fraction of the candidates")
-    keep_examples: int | None = Field(default=None, ge=0, description="number of examples")
+    keep: float | None = Field(
+        default=None, ge=0, le=1, description="share of the candidates to keep, rounded down"
+    )
+    keep_examples: int | None = Field(default=None, ge=0, description="number of rows to keep at most")
     keep_tokens: int | None = Field(
-        default=None, ge=0, description="number of tokens, prompt and response, of the target tokenizer"
+        default=None,
+        ge=0,
+        description="tokens to keep at most, prompt and response, of the target's tokenizer",
     )
 
     @model_validator(mode="after")
@@ -338,14 +341,3 @@ def without_score(text: str, candidates: pa.Table, rows: npt.NDArray[np.bool_]) 
     names = status.dictionary.to_pylist()
     texts = [text if name == "ok" else f"{text} (status {name})" for name in names]
     return choose([*texts, text], status.indices.fill_null(len(names)).to_numpy())
-
-
-def id_order(ids: Iterable[str], seed: int) -> npt.NDArray[np.uint64]:
-    """A pseudo-random number for each id that depends on (seed, id) only, uint64, shape (n,)."""
-    seeded = hashlib.blake2b(f"winnow:{seed}:".encode(), digest_size=8)
-    digests = bytearray()
-    for row_id in ids:
-        one = seeded.copy()  # a third of the time of hashing the seed again
-        one.update(row_id.encode("utf-8", "surrogatepass"))
-        digests += one.digest()
-    return np.frombuffer(bytes(digests), dtype=">u8").astype(np.uint64)

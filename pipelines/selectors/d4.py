@@ -32,15 +32,22 @@ class D4(VectorSelector, Budget):
     name: ClassVar[str] = "d4"
     source: ClassVar[str] = "D4, arXiv 2308.12284"
 
-    dedupe_keep: float = Field(default=0.75, gt=0, le=1, description="fraction that semantic dedupe leaves")
+    dedupe_keep: float = Field(
+        default=0.75,
+        gt=0,
+        le=1,
+        description="share of the rows with a vector that the first step, semantic dedupe, leaves",
+    )
     clusters: int | None = Field(
-        default=None, ge=1, description="of the first clustering; null: by number of rows"
+        default=None, ge=1, description="clusters of the first step; null: by the number of rows"
     )
     clusters_again: int | None = Field(
-        default=None, ge=1, description="of the second clustering; null: by number of rows left"
+        default=None, ge=1, description="clusters of the second step; null: by the number of rows left"
     )
     which_to_keep: WhichToKeep = Field(
-        default="hard", description="of rows alike: the farthest from the centroid, the nearest, or any"
+        default="hard",
+        description="which of rows alike stays: hard, the farthest from its centroid; easy, the nearest; "
+        "random",
     )
 
     @model_validator(mode="after")

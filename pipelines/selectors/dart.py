@@ -34,16 +34,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from pipelines.selectors.base import (
-    Decisions,
-    Selector,
-    choose,
-    group_codes,
-    id_order,
-    id_ranks,
-    scores,
-    without_score,
-)
+from pipelines.selectors.base import Decisions, Selector, choose, group_codes, id_ranks, scores, without_score
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.pass_rate import labels
 
 Ints = npt.NDArray[np.int64]
@@ -104,7 +96,7 @@ class Dart(Selector):
         prompts = self._prompts(candidates, label, group)
         right = label == 1
         hashed = np.zeros(len(label), np.uint64)
-        hashed[right] = id_order(candidates["id"].filter(pa.array(right)).to_pylist(), seed)
+        hashed[right] = id_order(candidates["id"].filter(pa.array(right)), seed)
         ids = id_ranks(candidates)
         rank = _ranks(np.flatnonzero(right), group, hashed, ids)
 

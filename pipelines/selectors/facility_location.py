@@ -34,7 +34,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.selectors.base import Budget, Decisions, Vectors, VectorSelector, choose, id_order, id_ranks
+from pipelines.selectors.base import Budget, Decisions, Vectors, VectorSelector, choose, id_ranks
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.k_center import highest
 from pipelines.selectors.vectors import directed, fastest_device, ids_at, one_thread_each, unit_rows
 

@@ -80,7 +80,11 @@ class Fait(Selector):
     temperature: float = Field(
         default=1.0, gt=0, description="τ in nats: how fast the weight grows with the difference of losses"
     )
-    rivals: int = Field(default=8, ge=1, description="most wrong answers that a right one is compared with")
+    rivals: int = Field(
+        default=8,
+        ge=1,
+        description="wrong answers that a right one is compared with at most, the first by id",
+    )
 
     @property
     def reads(self) -> tuple[str, ...]:

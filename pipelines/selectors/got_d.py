@@ -38,15 +38,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.selectors.base import (
-    Budget,
-    Decisions,
-    Vectors,
-    VectorSelector,
-    choose,
-    id_order,
-    id_ranks,
-)
+from pipelines.selectors.base import Budget, Decisions, Vectors, VectorSelector, choose, id_ranks
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.vectors import fastest_device, one_thread_each
 
 if TYPE_CHECKING:
@@ -80,13 +73,17 @@ class GotD(VectorSelector, Budget):
     scale_cost: Literal["none", "mean"] = Field(
         default="none", description="mean: regularisation is a fraction of the mean cost"
     )
-    sample: int = Field(default=2_000_000, ge=1, description="candidates that potentials are learnt on")
-    max_iterations: int = Field(default=2000, ge=1, description="most iterations of Sinkhorn")
+    sample: int = Field(
+        default=2_000_000, ge=1, description="candidates that the potentials are learnt on, at most"
+    )
+    max_iterations: int = Field(default=2000, ge=1, description="iterations of Sinkhorn, at most")
     tolerance: float = Field(
         default=0.01, gt=0, lt=2, description="error of the target's masses that counts as converged, 0 to 2"
     )
     momentum: float = Field(default=1.3, gt=0, lt=2, description="over-relaxation; 1 is plain Sinkhorn")
-    allow_unconverged: bool = Field(default=False, description="go on where Sinkhorn has not converged")
+    allow_unconverged: bool = Field(
+        default=False, description="whether the run goes on where Sinkhorn has not converged"
+    )
 
     @property
     def target_file(self) -> str:

@@ -57,9 +57,13 @@ class Grape(Selector):
 
     keep: int = Field(default=1, ge=1, description="answers to keep per prompt")
     norm: Literal["mean", "sum"] = Field(
-        default="mean", description="loss per token, or of the whole response"
+        default="mean",
+        description="which loss ranks: mean, per token; sum, of the whole response, which favours short "
+        "answers",
     )
-    min_response_tokens: int = Field(default=1, ge=1, description="shorter responses are dropped")
+    min_response_tokens: int = Field(
+        default=1, ge=1, description="responses of fewer tokens are dropped; 8 is sensible"
+    )
 
     @property
     def reads(self) -> tuple[str, ...]:

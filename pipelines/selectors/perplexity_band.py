@@ -31,12 +31,18 @@ class PerplexityBand(Selector):
     name: ClassVar[str] = "perplexity_band"
     source: ClassVar[str] = "perplexity bands, arXiv 2309.04564; the lowest band is POINTS, arXiv 2409.04828"
 
-    low: float = Field(default=0.0, ge=0, le=1, description="quantile of loss where the band begins")
+    low: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="quantile of loss where the band begins; 0 is the most probable row",
+    )
     high: float = Field(default=1.0, ge=0, le=1, description="quantile of loss where the band ends")
     scope: Literal["response", "all"] = Field(
-        default="response", description="loss of the response, or of the prompt too (score: whole_text)"
+        default="response",
+        description="loss of the response, or of prompt and response (then `score: [whole_text]`)",
     )
-    min_response_tokens: int = Field(default=1, ge=1, description="shorter responses are dropped")
+    min_response_tokens: int = Field(default=1, ge=1, description="responses of fewer tokens are dropped")
 
     @model_validator(mode="after")
     def _is_a_band(self) -> Self:

@@ -65,12 +65,12 @@ from pipelines.selectors.base import (
     Decisions,
     Selector,
     choose,
-    id_order,
     id_ranks,
     scores,
     total_tokens,
     without_score,
 )
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.q_tuning_plane import (
     MAX_ALPHA,
     Bools,
@@ -119,24 +119,40 @@ class QTuning(Selector, Budget):
         "Q-Tuning, arXiv 2509.23873, applied once before training where the paper prunes each batch"
     )
 
-    token_keep: float = Field(default=1.0, gt=0, le=1, description="fraction of response tokens kept in Q2")
+    token_keep: float = Field(
+        default=1.0, gt=0, le=1, description="share of response tokens that rows of Q2 keep; 1 prunes none"
+    )
     method: Literal["closed_form", "bisection"] = Field(
-        default="closed_form", description="exact number of rows, or the paper's search (only with keep)"
+        default="closed_form",
+        description="closed_form keeps exactly the number asked for; bisection is the paper's search (only "
+        "with keep)",
     )
     token_budget: Literal["per_sample", "batch_global"] = Field(
-        default="per_sample", description="tokens to prune per Q2 row, or over all rows (only with keep)"
+        default="per_sample",
+        description="whose share of tokens is pruned: each Q2 row's own, or that of all rows, paid by Q2 "
+        "(only with keep)",
     )
     partition: Partition = Field(
-        default="dead_zone", description="two thresholds on each axis, or one (only with method: bisection)"
+        default="dead_zone",
+        description="dead_zone: two thresholds on each axis; single_cut: one (only with method: bisection)",
     )
     batch: int | None = Field(
-        default=None, ge=1, description="rows that compete, drawn at random; null: all (only with keep)"
+        default=None,
+        ge=1,
+        description="rows that compete with each other, drawn at random; null: all (only with keep)",
     )
     entropy_scope: Literal["response", "all"] = Field(
-        default="response", description="entropy of the response, or of the prompt too (score: whole_text)"
+        default="response",
+        description="entropy of the response, or of prompt and response (then `score: [whole_text]`)",
     )
-    smoothing: float = Field(default=0.5, ge=0, le=1, description="weight of a token's neighbours")
-    neighbor_pad: NeighborPad = Field(default="zero", description="perplexity of a missing neighbour")
+    smoothing: float = Field(
+        default=0.5, ge=0, le=1, description="weight of a token's neighbours in its score, 0 for none"
+    )
+    neighbor_pad: NeighborPad = Field(
+        default="zero",
+        description="what the neighbour counts that a first or last token lacks: 0, 1, or as much as the "
+        "token itself",
+    )
 
     @model_validator(mode="after")
     def _fraction_where_needed(self) -> Self:

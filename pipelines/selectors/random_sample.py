@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.selectors.base import Budget, Decisions, Selector, choose, id_order, id_ranks, without_score
+from pipelines.selectors.base import Budget, Decisions, Selector, choose, id_ranks, without_score
+from pipelines.selectors.id_order import id_order
 
 
 class RandomSample(Selector, Budget):
@@ -33,7 +34,7 @@ class RandomSample(Selector, Budget):
         """Keeps the first rows in the order of the hash."""
         countable = self.can_count(candidates)
         rows = np.flatnonzero(countable)
-        drawn = id_order(candidates.column("id").to_pylist(), seed if self.seed is None else self.seed)
+        drawn = id_order(candidates.column("id"), seed if self.seed is None else self.seed)
         order = rows[np.lexsort((id_ranks(candidates)[rows], drawn[rows]))]
         keep = self.keep_first(order, candidates)
         reason = choose(["random: not drawn", "random: drawn"], keep)

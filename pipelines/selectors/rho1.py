@@ -38,7 +38,12 @@ class Rho1(Selector):
     name: ClassVar[str] = "rho1"
     source: ClassVar[str] = "RHO-1, arXiv 2404.07965, with the losses before training"
 
-    token_keep: float = Field(default=0.6, gt=0, le=1, description="fraction of response tokens to train on")
+    token_keep: float = Field(
+        default=0.6,
+        gt=0,
+        le=1,
+        description="share of response tokens to train on, those of highest excess loss",
+    )
     scope: Literal["row", "all"] = Field(
         default="row", description="where tokens compete: within their row, or over all candidates"
     )

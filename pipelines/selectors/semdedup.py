@@ -21,7 +21,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipelines.dedupe.semantic_settings import WhichToKeep
-from pipelines.selectors.base import Budget, Decisions, Vectors, VectorSelector, choose, id_order, id_ranks
+from pipelines.selectors.base import Budget, Decisions, Vectors, VectorSelector, choose, id_ranks
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.vectors import directed, fastest_device, ids_at, one_thread_each, unit_rows
 
 Bools = npt.NDArray[np.bool_]
@@ -39,10 +40,14 @@ class SemDeDup(VectorSelector, Budget):
     source: ClassVar[str] = "SemDeDup, arXiv 2303.09540, under a budget"
 
     clusters: int | None = Field(
-        default=None, ge=1, description="of k-means; rows are compared within one; null: by number of rows"
+        default=None,
+        ge=1,
+        description="clusters of k-means, within which rows are compared; null: by the number of rows",
     )
     which_to_keep: WhichToKeep = Field(
-        default="hard", description="of rows alike: the farthest from the centroid, the nearest, or any"
+        default="hard",
+        description="which of rows alike stays: hard, the farthest from its centroid; easy, the nearest; "
+        "random",
     )
 
     def decide_with(self, candidates: pa.Table, vectors: Vectors, seed: int) -> Decisions:
@@ -100,7 +105,7 @@ def in_id_order(candidates: pa.Table, rows: Bools, seed: int) -> tuple[Int64s, U
     """Some candidates in the order of their ids, and a pseudo-random number for each."""
     index = np.flatnonzero(rows)
     index = index[np.argsort(id_ranks(candidates)[index])]
-    return index, id_order(candidates.column("id").take(pa.array(index)).to_pylist(), seed)
+    return index, id_order(candidates.column("id").take(pa.array(index)), seed)
 
 
 def compare(vectors: Floats, ranks: UInt64s, clusters: int | None, which: WhichToKeep, seed: int) -> Compared:

@@ -31,12 +31,12 @@ from pipelines.selectors.base import (
     Decisions,
     Selector,
     choose,
-    id_order,
     id_ranks,
     scores,
     total_tokens,
     without_score,
 )
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.top_k import Order, declared_order
 
 Bools = npt.NDArray[np.bool_]
@@ -127,7 +127,7 @@ class Stratified(Selector, Budget):
     def _values(self, candidates: pa.Table, seed: int) -> tuple[npt.NDArray[np.generic], Bools]:
         """What ranks the rows, lowest first, and which rows have it."""
         if self.column is None:
-            return id_order(candidates["id"].to_pylist(), seed), np.ones(candidates.num_rows, np.bool_)
+            return id_order(candidates["id"], seed), np.ones(candidates.num_rows, np.bool_)
         values = scores(candidates, self.column, self.name)
         highest = (self.order or declared_order(self.column)) == "highest"
         return -values if highest else values, np.isfinite(values)

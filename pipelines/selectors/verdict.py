@@ -67,14 +67,36 @@ class Verdict(Selector, Budget):
     name: ClassVar[str] = "verdict"
     source: ClassVar[str] = "ours, after Q-Tuning, arXiv 2509.23873, and IFD, arXiv 2402.00530"
 
-    suspect: float = Field(default=0.05, ge=0, le=1, description="share of highest suspicion that is suspect")
-    off_distribution: float = Field(default=0.05, ge=0, le=1, description="share of highest loss - entropy")
-    out_of_reach: float = Field(default=0.2, ge=0, le=0.5, description="highest share of loss and of entropy")
-    too_easy: float = Field(default=0.2, ge=0, le=0.5, description="lowest share of loss and of entropy")
-    token_keep: float = Field(
-        default=0.7, gt=0, le=1, description="fraction of tokens kept of keep_prune rows"
+    suspect: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of rows, those of highest suspicion, that is called suspect",
     )
-    keep_suspects: bool = Field(default=False, description="list suspect rows, and keep them all the same")
+    off_distribution: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of rows, those of highest loss less entropy, that is off distribution",
+    )
+    out_of_reach: float = Field(
+        default=0.2,
+        ge=0,
+        le=0.5,
+        description="share of highest loss and of highest entropy; a row in both is out of reach",
+    )
+    too_easy: float = Field(
+        default=0.2,
+        ge=0,
+        le=0.5,
+        description="share of lowest loss and of lowest entropy; a row in both is too easy",
+    )
+    token_keep: float = Field(
+        default=0.7, gt=0, le=1, description="share of response tokens that keep_prune rows keep"
+    )
+    keep_suspects: bool = Field(
+        default=False, description="whether suspect rows are listed and kept all the same"
+    )
 
     @model_validator(mode="before")
     @classmethod

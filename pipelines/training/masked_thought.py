@@ -51,7 +51,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import get_worker_info
 
-from pipelines.selectors.base import id_order
+from pipelines.selectors.id_order import id_order
 from pipelines.training.token_losses import IGNORED
 
 Batch = dict[str, Any]

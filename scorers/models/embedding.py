@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from scipy.sparse import csr_array
 
 from scorers.models import loading
 from scorers.models.batching import pack
+from scorers.models.fingerprint import fingerprint
 from scorers.models.forward import ROW_ERRORS, is_lost
 from scorers.models.scoring import ENOUGH_FAILURES, error_text, one_torch_thread
 from scorers.models.settings import EmbeddingSettings
@@ -138,7 +140,7 @@ def embedding_fingerprint(settings: EmbeddingSettings) -> dict[str, str | int | 
     Raises:
         ValueError: If the folder or hub id cannot be read.
     """
-    known = loading.fingerprint(settings.model)
+    known = fingerprint(settings.model)
     kind = model_kind(loading.model_folder(settings.model))
     names = ("name", "revision", "weights_hash", "dtype", "device", "tokenizer_hash", "config_hash")
     folder = loading.model_folder(settings.model)
@@ -181,6 +183,7 @@ class _Static:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # such a token's text in the data is text
         unknown = _json(folder / "tokenizer.json")["model"].get("unk_token")
         self._unknown = self._tokenizer.token_to_id(unknown) if unknown else None
         self._limit = settings.max_tokens
@@ -207,7 +210,7 @@ class _Static:
         return np.asarray(texts @ self._table / counts[:, None], np.float32), {}
 
 
-class _Transformer:
+class _Transformer(ABC):
     """What the two kinds with a transformer share: batches, padding and pooling."""
 
     def __init__(
@@ -228,11 +231,15 @@ class _Transformer:
     def tokens(self, texts: Sequence[str]) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]:
         if not texts:
             return [], np.zeros(0, np.bool_)
-        whole = self._tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        whole = self._tokenizer(list(texts), truncation=False, verbose=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         cut = np.array([len(ids) > self._limit for ids in whole], np.bool_)
         if cut.any():  # by the tokenizer, which keeps the tokens that end a text
             long = [texts[index] for index in np.flatnonzero(cut).tolist()]
-            short = self._tokenizer(long, truncation=True, max_length=self._limit)["input_ids"]
+            short = self._tokenizer(long, truncation=True, max_length=self._limit, split_special_tokens=True)[
+                "input_ids"
+            ]
             for index, ids in zip(np.flatnonzero(cut).tolist(), short, strict=True):
                 whole[index] = ids
         return [np.asarray(ids, np.int64) for ids in whole], cut
@@ -287,8 +294,9 @@ class _Transformer:
         hidden = self._hidden(ids.to(self._device), mask.to(self._device)).float()  # (B, T, D)
         return np.asarray(self._pool(hidden, mask.to(self._device)).cpu().numpy(), np.float32)
 
+    @abstractmethod
     def _hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """Hidden states (B, T, D) of token ids (B, T)."""
 
     def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         weights = mask.unsqueeze(-1).float()
@@ -319,6 +327,7 @@ class _SentenceTransformer(_Transformer):
         from transformers import AutoModel, AutoTokenizer
 
         loading.refuse_pickles(settings.model)
+        loading.check_device(settings.model)
         self._pooling = _pooling_of(folder, settings.path)
         device = torch.device(loading.resolve_device(settings.model))
         dtype = loading.resolve_dtype(settings.model, device.type)

@@ -1,20 +1,17 @@
-"""Loads the model of a recipe, refuses one that would give wrong scores, and says which model it is.
+"""Loads the model of a recipe, and refuses one that would give wrong scores.
 
 Weights come from safetensors files only, and code that comes with a model is never run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from scorers.base import TOKEN_OUTPUTS
 from scorers.models.devices import own_cuda_device
 from scorers.models.forward import CausalModel, MemoryLimit, Wanted, forward, read
 from scorers.models.layout import Layout, lay_out
-from scorers.models.rendering import PLAIN_LAYOUT_VERSION, Renderer, check_template, choose_template
+from scorers.models.rendering import Renderer, check_template, choose_template
 from scorers.models.settings import ModelSettings
 from scorers.models.tokenising import TokenSequence
 
@@ -40,17 +37,6 @@ _CPU_BLOCK_BYTES = 4 * 2**20  # reduced at a time: what the cache holds
 _CUDA_CHUNK_BYTES = 256 * 2**20
 _PROBE_TOKENS = 16
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the probe's largest value
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-)
 
 
 @dataclass(eq=False)  # identity, and weak references, as Beam's shared models need
@@ -103,48 +89,18 @@ def load_model(settings: ModelSettings) -> LoadedModel:
     return model
 
 
-def fingerprint(settings: ModelSettings) -> dict[str, str | int | None]:
-    """What identifies the scores of a model, without loading it: for resume keys and the manifest.
-
-    Returns:
-        name; revision (the hub's commit) or weights_hash (of a folder's safetensors files); dtype and
-        device as resolved here; max_tokens, on_overflow and on_control_tokens; template ("tokenizer",
-        "plain" or a path), template_hash, tokenizer_hash and config_hash. Hashes are SHA-256.
-
-    Raises:
-        ValueError: If the folder or hub id cannot be read.
-    """
-    folder = model_folder(settings)
-    is_local = Path(settings.path).is_dir()
-    device = resolve_device(settings)
-    tokenizer = [folder / name for name in _TOKENIZER_FILES]
-    template, text = _template_text(settings, folder)
-    return {
-        "name": settings.path,
-        "revision": None if is_local else folder.name,
-        "weights_hash": _files_sha256(sorted(folder.glob("*.safetensors"))) if is_local else None,
-        "dtype": resolve_dtype(settings, device),
-        "device": device,
-        "max_tokens": settings.max_tokens,
-        "on_overflow": settings.on_overflow,
-        "on_control_tokens": settings.on_control_tokens,
-        "loss_on": settings.loss_on,
-        "score_end": settings.score_end,
-        "template": template,
-        "template_hash": hashlib.sha256(text.encode()).hexdigest(),
-        "tokenizer_hash": _files_sha256(path for path in tokenizer if path.exists()),
-        "config_hash": _files_sha256([folder / "config.json"]),
-    }
-
-
-def resolve_device(settings: ModelSettings) -> str:
-    """The kind of device, "cpu" or "cuda".
+def check_device(settings: ModelSettings) -> None:
+    """Refuses a device that this machine does not have; another that runs the model may.
 
     Raises:
         ValueError: If the recipe asks for CUDA and there is none.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("model.device: cuda, but torch finds no CUDA device here; give auto or cpu")
+
+
+def resolve_device(settings: ModelSettings) -> str:
+    """The kind of device, "cpu" or "cuda"; `auto` and `spread` go by what this machine has."""
     if settings.device in ("auto", "spread"):
         return "cuda" if torch.cuda.is_available() else "cpu"
     return settings.device
@@ -158,9 +114,10 @@ def resolve_dtype(settings: ModelSettings, device: str) -> str:
 
 
 def _load(settings: ModelSettings) -> LoadedModel:
+    check_device(settings)
     kind = resolve_device(settings)
     dtype = torch.float32 if resolve_dtype(settings, kind) == "float32" else torch.bfloat16
-    tokenizer, model = _read(settings, dtype)
+    tokenizer, model = read_model(settings, dtype)
     model.eval().requires_grad_(False)
     if settings.device == "spread":
         places = getattr(model, "hf_device_map", {"": model.device})  # no map where one device holds it all
@@ -169,17 +126,7 @@ def _load(settings: ModelSettings) -> LoadedModel:
         device = own_cuda_device() if kind == "cuda" else torch.device("cpu")
         model.to(device)
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    renderer = Renderer(
-        tokenizer=tokenizer,
-        template=choose_template(tokenizer, settings.chat_template),
-        max_tokens=_max_tokens(settings, model.config, tokenizer),
-        on_overflow=settings.on_overflow,
-        vocabulary=vocabulary,
-        loss_on=settings.loss_on,
-        score_end=settings.score_end,
-        on_control_tokens=settings.on_control_tokens,
-    )
-    check_template(renderer)
+    renderer = renderer_of(settings, tokenizer, model)
     network = _take_apart(model, device, vocabulary)
     _check_network(settings.path, model, network, vocabulary, dtype)
     network = replace(
@@ -203,14 +150,38 @@ def _load(settings: ModelSettings) -> LoadedModel:
     )
 
 
-def _read(settings: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The tokenizer and the model, as transformers loads them."""
+def renderer_of(settings: ModelSettings, tokenizer: Any, model: Any) -> Renderer:  # noqa: ANN401 - untyped
+    """How conversations become token ids of a model: one way for scoring and for training.
+
+    Raises:
+        ValueError: If its chat template breaks on plain conversations, or `max_tokens` is above its context.
+    """
+    renderer = Renderer(
+        tokenizer=tokenizer,
+        template=choose_template(tokenizer, settings.chat_template),
+        max_tokens=_max_tokens(settings, model.config, tokenizer),
+        on_overflow=settings.on_overflow,
+        vocabulary=int(model.get_input_embeddings().weight.shape[0]),
+        loss_on=settings.loss_on,
+        score_end=settings.score_end,
+        on_control_tokens=settings.on_control_tokens,
+    )
+    check_template(renderer)
+    return renderer
+
+
+def read_model(settings: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The tokenizer and the model as transformers loads them, from safetensors and without code of others.
+
+    Raises:
+        ValueError: If it cannot be loaded, or weights are missing.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     refuse_pickles(settings)
     source = {"pretrained_model_name_or_path": settings.path, "revision": settings.revision or "main"}
     try:
-        with _no_progress_bar():
+        with no_progress_bar():
             tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
             model, info = AutoModelForCausalLM.from_pretrained(
                 **source, dtype=dtype, use_safetensors=True, trust_remote_code=False,
@@ -356,7 +327,7 @@ def _close(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """Keeps transformers' own bar out of ours."""
     from transformers.utils import logging
 
@@ -387,36 +358,3 @@ def model_folder(settings: ModelSettings, *, weights: bool = False) -> Path:
             f"{error}"
         ) from error
     return Path(snapshot)
-
-
-def _template_text(settings: ModelSettings, folder: Path) -> tuple[str, str]:
-    """Where the chat template comes from, and its text."""
-    if settings.chat_template not in ("auto", "plain"):
-        return settings.chat_template, choose_template(None, settings.chat_template)
-    if settings.chat_template == "auto":
-        for name in ("chat_template.jinja", "chat_template.json"):
-            if (folder / name).exists():
-                return "tokenizer", (folder / name).read_text(encoding="utf-8")
-        config = folder / "tokenizer_config.json"
-        template = (
-            json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.exists() else None
-        )
-        if template:
-            return "tokenizer", json.dumps(template)
-    return "plain", PLAIN_LAYOUT_VERSION
-
-
-def _files_sha256(paths: Iterable[Path]) -> str:
-    """Hash of files' names and contents, in the order given."""
-    total = hashlib.sha256()
-    for path in paths:
-        stat = path.stat()
-        total.update(f"{path.name}\0{_file_sha256(path, stat.st_size, stat.st_mtime_ns)}\0".encode())
-    return total.hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _file_sha256(path: Path, size: int, modified: int) -> str:
-    """Hash of a file; its size and time are in the cache's key, so that a changed file is read again."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,7 +20,7 @@ class ModelSettings(BaseModel):
 
     path: str = Field(min_length=1, description="folder or Hugging Face hub id of a causal language model")
     revision: str | None = Field(
-        default=None, description="branch, tag or commit on the hub; a folder has none"
+        default=None, description="branch, tag or commit on the hub; a folder has none; null: the newest"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
@@ -28,8 +28,9 @@ class ModelSettings(BaseModel):
     )
     device: Literal["auto", "cpu", "cuda", "spread"] = Field(
         default="auto",
-        description="auto: CUDA where there is one, a device for each worker process; spread: one model over "
-        "all devices of the machine, for one that fits on none of them (needs the accelerate package)",
+        description="auto: CUDA where there is one, a device for each worker process; spread: one model "
+        "over all devices of the machine, for one that fits on none of them (needs the "
+        "accelerate package)",
     )
     max_tokens: int | None = Field(
         default=None,
@@ -42,26 +43,29 @@ class ModelSettings(BaseModel):
     )
     on_control_tokens: Literal["escape", "refuse", "flag"] = Field(
         default="escape",
-        description="a row whose data holds the text of a control token, such as <|im_end|>: escape reads it "
-        "as plain text, refuse gives the row no scores, flag lets it become the token, as most trainers do; "
-        "the column control_text marks such rows either way",
+        description="a row whose data holds the text of a control token, such as <|im_end|>: escape reads "
+        "it as plain text, refuse gives the row no scores, flag lets it become the token, as "
+        "most trainers do; the column control_text marks such rows either way",
     )
     chat_template: str = Field(
         default="auto",
         min_length=1,
-        description="auto: the tokenizer's, or plain where it has none; plain: our stated layout; "
-        "else the path of a Jinja file",
+        description="auto: the tokenizer's, or plain where it has none; plain: our stated layout; else the "
+        "path of a Jinja file",
     )
     loss_on: Literal["last", "all"] = Field(
-        default="last", description="which assistant turns are scored and trained on"
+        default="last",
+        description="which assistant turns are scored and trained on: the last one, or every one",
     )
     score_end: bool = Field(
         default=True,
-        description="whether the end-of-turn token after a response counts for its scores; it is trained on "
-        "either way",
+        description="whether the end-of-turn token after a response counts for its scores; it is trained on"
+        " either way",
     )
     batch_tokens: int | None = Field(
-        default=None, ge=1, description="padded tokens in one forward call; null: chosen for the device"
+        default=None,
+        ge=1,
+        description="tokens in one forward call at most, padding included; null: chosen for the device",
     )
 
 
@@ -77,19 +81,23 @@ class EmbeddingSettings(BaseModel):
 
     path: str = Field(min_length=1, description="folder or Hugging Face hub id of an embedding model or LM")
     revision: str | None = Field(
-        default=None, description="branch, tag or commit on the hub; a folder has none"
+        default=None, description="branch, tag or commit on the hub; a folder has none; null: the newest"
     )
     scope: Literal["prompt", "response", "both"] = Field(
-        default="both", description="which text of an example is embedded"
+        default="both", description="text of a row that is embedded: the prompt, the response, or both"
     )
-    max_tokens: int = Field(default=512, ge=1, description="longer texts are cut; they are counted")
+    max_tokens: int = Field(
+        default=512, ge=1, description="longer texts are cut to so many tokens, and counted"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="precision of a transformer; auto: float32 on CPU, bfloat16 on CUDA"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="auto: CUDA where there is one"
+        default="auto", description="where the model runs; auto: on CUDA where there is one"
     )
-    batch_tokens: int = Field(default=4096, ge=1, description="padded tokens in one forward call")
+    batch_tokens: int = Field(
+        default=4096, ge=1, description="tokens in one forward call at most, padding included"
+    )
 
     @property
     def model(self) -> ModelSettings:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors import readers
 from connectors.inputs import InputFile, InputSpec, find_files
 from connectors.readers import Item, read_examples, split_file
-from pipelines import ingest
 from pipelines.progress import Progress
 from pipelines.recipe import parse_recipe
 from pipelines.run import run
@@ -78,7 +78,7 @@ def test_a_run_over_parts_publishes_the_same_rows(
 ) -> None:
     write(tmp_path / "b.parquet", 60, 10, start=100)
     write(tmp_path / "a.parquet", 60, 10)
-    monkeypatch.setattr(ingest, "split_file", lambda file: split_file(file, size))
+    monkeypatch.setattr(readers, "split_file", lambda file: split_file(file, size))
     recipe = {
         "name": "parts",
         "inputs": [{"path": str(tmp_path / "*.parquet"), "source": "s"}],

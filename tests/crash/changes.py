@@ -40,7 +40,7 @@ def _resume_from(undisturbed: Undisturbed, out: Path, states: list[Path], found:
     sys.path.insert(0, str(ROOT))
     import tests.crash.loaded  # noqa: F401 - sets the sizes of pieces before anything else is imported
     from pipelines.progress import Progress
-    from pipelines.recipe import load_recipe
+    from pipelines.recipe_file import load_recipe
     from pipelines.run import run
     from pipelines.runner import RunnerChoice
 

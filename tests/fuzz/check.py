@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from connectors.examples import BAD_ROW_SCHEMA, EXAMPLE_SCHEMA
 from connectors.readers import InputSpec, Item, find_files, read_examples
-from pipelines.recipe import Recipe, RecipeError, load_recipe
+from pipelines.recipe import Recipe, RecipeError
+from pipelines.recipe_file import load_recipe
 from tests.fuzz.cases import FileCase, file_case, recipe_case
 
 

@@ -70,6 +70,7 @@ def test_validate_and_init_and_methods_and_report(workplace: Path, tmp_path: Pat
     assert _winnow("init", "mine.yaml", cwd=tmp_path).returncode == 0
     again = _winnow("init", "mine.yaml", cwd=tmp_path)
     assert (again.returncode, "there already" in again.stderr) == (2, True)
+    assert _winnow("schema").stdout == (tmp_path / "recipe.schema.json").read_text("utf-8")
     said = _winnow("methods").stdout
     assert all(
         name in said for name in ("ifd_ppl", "q_tuning", "grape", "perplexity_band", "top_k", "threshold")
@@ -77,6 +78,11 @@ def test_validate_and_init_and_methods_and_report(workplace: Path, tmp_path: Pat
     (workplace / "out" / "report.html").unlink()
     assert _winnow("report", workplace / "out").returncode == 0
     assert (workplace / "out" / "report.html").exists()
+    against = _winnow("report", workplace / "out", "--against", workplace / "out")
+    assert "report-against.html" in against.stdout
+    assert (workplace / "out" / "report-against.html").exists()
+    nothing = _winnow("report", workplace / "out", "--against", tmp_path)
+    assert (nothing.returncode, "no finished run" in nothing.stderr) == (2, True)
 
 
 def test_limit_set_and_select_change_what_they_say(workplace: Path, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipelines.compare import DifferentTokens, compare
 from pipelines.plan import plan_text
 from pipelines.progress import Progress
 from pipelines.recipe import RecipeError, parse_recipe
 from pipelines.run import Finished, run
 from pipelines.runner import choose_runner
 from scorers.catalog import SCORERS
+from scorers.models.comparison import DifferentTokens, compare
 from tests.pipelines.corpus import MODEL, hashes, recipe, rows_of, write_corpus
 from tests.scorers.toy_models import write_model
 

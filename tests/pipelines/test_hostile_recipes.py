@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from connectors.secrets import holds_secret, without_secrets
-from pipelines.recipe import RecipeError, load_recipe, parse_recipe
+from pipelines.recipe import RecipeError, parse_recipe
+from pipelines.recipe_file import load_recipe
 from tests.pipelines.corpus import recipe, write_corpus
 from tests.pipelines.test_cli import _winnow
 

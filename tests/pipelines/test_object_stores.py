@@ -23,6 +23,7 @@ from pipelines.lock import StoreLock
 from pipelines.progress import Progress
 from pipelines.recipe import RecipeError, parse_recipe
 from pipelines.report import write_report
+from pipelines.report_against import write_against
 from pipelines.run import Finished, reselect, run
 from pipelines.runner import RunnerChoice
 from pipelines.view.facts import row_facts
@@ -127,6 +128,9 @@ def test_a_finished_run_in_a_store_is_explained_reported_and_decided_again(
     page = write_report(in_s3.place)
     assert page == f"{in_s3.place}/report.html"
     assert "<html" in storage.read_text(page)
+    against = write_against(in_s3.place, local.out)
+    assert against == f"{in_s3.place}/report-against.html"
+    assert "Both runs keep the same" in storage.read_text(against)
     shutil.copytree(local.out, tmp_path / "out")
     other = parse_recipe(
         {

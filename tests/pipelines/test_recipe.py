@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.recipe import RecipeError, load_recipe, parse_recipe
+from pipelines.recipe import RecipeError, parse_recipe
+from pipelines.recipe_file import load_recipe
 
 SMALL: dict[str, Any] = {"name": "x", "inputs": [{"path": "a.jsonl"}]}
 SCORED = {**SMALL, "model": {"path": "m"}, "score": ["loss", "entropy"]}

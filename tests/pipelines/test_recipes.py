@@ -45,8 +45,9 @@ def test_a_recipe_is_valid_and_says_what_a_real_run_would_use(name: str) -> None
 
 def test_a_recipe_is_written_with_the_file_it_needs_and_replaces_nothing(tmp_path: Path) -> None:
     written = write_recipe("scalediff", tmp_path / "mine.yaml")
-    assert [path.name for path in written] == ["mine.yaml", "scalediff.jinja"]
-    assert (tmp_path / "mine.yaml").read_text("utf-8") == (RECIPES / "scalediff.yaml").read_text("utf-8")
+    assert [path.name for path in written] == ["mine.yaml", "scalediff.jinja", "recipe.schema.json"]
+    text = (RECIPES / "scalediff.yaml").read_text("utf-8")
+    assert (tmp_path / "mine.yaml").read_text("utf-8").split("\n", 1)[1] == text
     with pytest.raises(ValueError, match="is there already"):
         write_recipe("q_tuning", tmp_path / "mine.yaml")
     with pytest.raises(ValueError, match="no recipe 'qtuning'; did you mean 'q_tuning'"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from pipelines.books import UnbalancedBooks, check_books
 from pipelines.explain import explain_text
@@ -25,7 +23,7 @@ from pipelines.progress import Progress
 from pipelines.recipe import RecipeError, parse_recipe
 from pipelines.run import Finished, reselect, run
 from pipelines.runner import RunnerChoice, choose_runner
-from tests.pipelines.corpus import MODEL, hashes, recipe, rows_of, write_corpus
+from tests.pipelines.corpus import hashes, recipe, rows_of, write_corpus
 
 LOCAL = RunnerChoice()
 QUIET = Progress()
@@ -217,47 +215,6 @@ def test_a_job_service_with_external_workers_gives_the_same_bytes(
         assert counted["bytes_written"] == stage["metrics"]["bytes_written"]
 
 
-def test_running_again_does_nothing_again(corpus: Path, tmp_path: Path) -> None:
-    _run(recipe(corpus), tmp_path / "out")
-    before = hashes(tmp_path / "out")
-    again = _run(recipe(corpus), tmp_path / "out")
-    assert all(stage["reused"] for stage in again.manifest["stages"].values())
-    assert hashes(tmp_path / "out") == before
-
-
-def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(corpus: Path, tmp_path: Path) -> None:
-    def redone(plain: dict[str, Any]) -> set[str]:
-        stages = _run(plain, tmp_path / "out").manifest["stages"]
-        return {name for name, stage in stages.items() if not stage["reused"]}
-
-    plain = recipe(corpus, score=["loss"], select=[{"random": {"keep": 0.5}}])
-    assert redone(plain) == {"ingest", "signatures", "clusters", "score", "select", "emit"}
-    assert redone({**plain, "seed": 1}) == {"select", "emit"}
-    assert redone({**plain, "score": ["loss", "entropy"]}) == {"score", "select", "emit"}
-    assert redone({**plain, "dedupe": {"exact": True}, "score": []} | {"model": None}) == {
-        "signatures",
-        "clusters",
-        "select",
-        "emit",
-    }
-
-
-def test_select_decides_again_without_inputs_or_model(corpus: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    write_corpus(data)
-    plain = recipe(data)
-    _run(plain, tmp_path / "out")
-    for path in data.iterdir():
-        path.unlink()
-    chosen = parse_recipe(
-        {**plain, "select": [{"top_k": {"column": "loss", "order": "lowest", "keep_examples": 7}}]}
-    )
-    again = reselect(tmp_path / "out", chosen, LOCAL, QUIET)
-    assert again.manifest["counts"]["kept"] == 7
-    losses = sorted(row["loss"] for row in rows_of(tmp_path / "out", "scores"))
-    assert sorted(row["loss"] for row in rows_of(tmp_path / "out", "train")) == losses[:7]
-
-
 def test_a_chain_of_selectors_gives_each_row_the_reason_of_the_one_that_dropped_it(
     corpus: Path, tmp_path: Path
 ) -> None:
@@ -293,66 +250,9 @@ def test_rows_that_do_not_fit_are_dropped_or_cut_as_the_recipe_says(corpus: Path
         assert (overflow > 0, cut > 0) == ((True, False) if policy == "drop" else (False, True))
 
 
-def test_a_second_run_on_the_same_folder_is_refused(corpus: Path, tmp_path: Path) -> None:
-    import fcntl
-
-    (tmp_path / "out" / ".winnow").mkdir(parents=True)
-    with (tmp_path / "out" / ".winnow" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RecipeError, match="another winnow run"):
-            _run(recipe(corpus), tmp_path / "out")
-
-
-def test_folders_that_are_not_ours_are_never_replaced(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "precious.txt").write_text("mine")
-    with pytest.raises(RecipeError, match="holds train, which no winnow run put there"):
-        _run(recipe(corpus), tmp_path)
-    assert (tmp_path / "train" / "precious.txt").exists()
-
-
-def test_a_lost_shard_is_made_again(corpus: Path, tmp_path: Path) -> None:
-    plain = recipe(corpus, model=None, score=[], select=[])
-    before = hashes(_run(plain, tmp_path / "out").out)
-    next((tmp_path / "out").glob(".winnow/signatures-*/*.arrow")).unlink()
-    again = _run(plain, tmp_path / "out")
-    assert [name for name, stage in again.manifest["stages"].items() if not stage["reused"]] == ["signatures"]
-    assert hashes(again.out) == before
-
-
 def test_unbalanced_books_fail_the_run() -> None:
     with pytest.raises(UnbalancedBooks, match=r"10 rows read.*= 9 \(\+1\)"):
         check_books({"read": 10, "bad": 1, "dropped": 3, "kept": 5})
-
-
-def test_a_run_killed_at_random_moments_and_resumed_gives_the_same_bytes(
-    finished: Finished, corpus: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe(corpus)), "utf-8")
-    command = [sys.executable, "-m", "pipelines.cli", "run", str(path), "--output", str(tmp_path / "out")]
-    draw = random.Random(3)
-    deadline = time.monotonic() + 420
-    kills = 0
-    while True:
-        # each time with another number of workers: what they leave must not depend on it
-        attempt = [*command, "--workers", draw.choice("12")]
-        process = subprocess.Popen(
-            attempt, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-        )
-        try:
-            _, errors = process.communicate(timeout=draw.uniform(2, 9) + 2 * kills)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            assert time.monotonic() < deadline, "never finished"
-            continue
-        assert process.returncode == 0, errors.decode()
-        break
-    assert kills > 0
-    assert hashes(tmp_path / "out") == hashes(finished.out)
-    assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
 @pytest.mark.realdata
@@ -404,28 +304,6 @@ def test_a_hundred_thousand_rows_are_all_accounted_for(tmp_path: Path) -> None:
     counts = _run(plain, tmp_path / "out", choose_runner(2, [])).manifest["counts"]
     assert (counts["read"], counts["kept"], counts["duplicates"]["exact"]) == (rows, 12_345, rows // 10)
     assert counts["dropped"] == rows - 12_345
-
-
-def test_selecting_again_embeds_and_checks_what_the_run_did_not(corpus: Path, tmp_path: Path) -> None:
-    target = tmp_path / "task.jsonl"
-    target.write_text(json.dumps({"prompt": "Describe the apple.", "completion": "apple1 river2"}) + "\n")
-    select = [
-        {"threshold": {"column": "wrong_calculations", "max": 0}},
-        {"kshot": {"target": str(target), "keep": 0.5}},
-        {"stratified": {"by": "source", "column": "extra.label", "order": "highest", "keep_examples": 20}},
-    ]
-    embed = {"path": str(MODEL), "scope": "prompt"}
-    again = recipe(corpus, select=select, embed=embed)
-    direct = _run(again, tmp_path / "direct")
-    first = _run(recipe(corpus), tmp_path / "out")
-    later = reselect(first.out, parse_recipe(again), LOCAL, QUIET)
-    assert hashes(later.out) == hashes(direct.out)
-    assert later.manifest["counts"]["kept"] == 20
-    assert {row["source"] for row in rows_of(later.out, "train")} == {"alpaca"}  # no other has the field
-    assert all(row["kshot_rank"] for row in rows_of(later.out, "train"))
-    stages = reselect(first.out, parse_recipe(again), LOCAL, QUIET).manifest["stages"]
-    assert stages["check"]["reused"]
-    assert stages["vectors"]["reused"]
 
 
 def test_a_selector_with_vectors_needs_an_embedding_model(corpus: Path) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pipelines.dedupe.d4 import drop_prototypes
 from pipelines.dedupe.spherical_kmeans import assign, train_centroids
-from pipelines.selectors.base import Vectors, id_order
+from pipelines.selectors.base import Vectors
 from pipelines.selectors.d4 import D4
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.semdedup import SemDeDup
 from pipelines.selectors.vectors import unit_rows
 from tests.pipelines.selectors.points import at_angles, some_points, vectors

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.selectors.base import Decisions, id_order
+from pipelines.selectors.base import Decisions
 from pipelines.selectors.dart import Dart, prop2diff
+from pipelines.selectors.id_order import id_order
 from tests.pipelines.selectors.tables import EXAMPLES, candidates, kept_rows
 from tests.pipelines.selectors.test_pass_rate import answers
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.selectors.base import Vectors, id_order
+from pipelines.selectors.base import Vectors
 from pipelines.selectors.facility_location import (
     FacilityLocation,
     Picked,
@@ -21,6 +21,7 @@ from pipelines.selectors.facility_location import (
     lazy_greedy,
     random_parts,
 )
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.vectors import unit_rows
 from tests.pipelines.selectors.points import Floats, at_angles, some_points, vectors
 from tests.pipelines.selectors.tables import EXAMPLES, FEW_EXAMPLES, any_candidates, candidates, kept_rows

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
-from pipelines.selectors.base import id_order
 from pipelines.selectors.random_sample import RandomSample
 from tests.pipelines.selectors.tables import candidates, kept_rows
 
 TABLE = candidates([1.0] * 200)
-
-
-def test_a_number_is_the_hash_of_seed_and_id() -> None:
-    digest = hashlib.blake2b(b"winnow:7:row\xc3\xa9", digest_size=8).digest()
-    assert id_order(["rowé"], 7).tolist() == [int.from_bytes(digest, "big")]
 
 
 def test_the_seed_of_the_run_decides_unless_the_step_has_its_own() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pipelines.dedupe.semantic_settings import WhichToKeep
 from pipelines.dedupe.semdedup import cluster_order, drop_to_fraction, max_similarity
 from pipelines.dedupe.spherical_kmeans import assign, train_centroids
-from pipelines.selectors.base import Vectors, id_order
+from pipelines.selectors.base import Vectors
+from pipelines.selectors.id_order import id_order
 from pipelines.selectors.semdedup import SemDeDup, compare
 from pipelines.selectors.vectors import unit_rows
 from tests.pipelines.selectors.points import at_angles, some_points, vectors

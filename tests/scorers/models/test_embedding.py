@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from scorers.models.embedding import embedding_fingerprint, load_embedder
 from scorers.models.embedding_handler import EmbeddingHandler, embed_examples
@@ -135,6 +135,22 @@ def test_a_causal_model_gives_the_mean_of_its_last_hidden_states() -> None:
         with torch.inference_mode():
             mean = body(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0].mean(0)
         assert vector == pytest.approx((mean / mean.norm()).numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["causal", "sentence_transformer", "static"])
+def test_the_text_of_a_special_token_is_text(kind: str, static: Path, tmp_path: Path) -> None:
+    folder = {"causal": MODEL, "static": static}.get(kind) or sentence_transformer(tmp_path / "st")
+    if kind == "causal":
+        special = AutoTokenizer.from_pretrained(MODEL).eos_token
+    else:
+        special = "<end>"
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.add_special_tokens([special])
+        tokenizer.save(str(folder / "tokenizer.json"))
+    known = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(special)
+    rows, _ = load_embedder(EmbeddingSettings(path=str(folder))).model.tokens([f"red {special} sea"])
+    assert known is not None
+    assert known not in rows[0]
 
 
 @pytest.mark.parametrize("kind", ["causal", "sentence_transformer", "static"])

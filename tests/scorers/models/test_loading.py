@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from scorers.models import loading
-from scorers.models.loading import fingerprint, load_model
+from scorers.models.loading import load_model
 from scorers.models.settings import ModelSettings
-from tests.scorers.toy_models import CONTEXT, tokenizer, write_model
+from tests.scorers.toy_models import CONTEXT, tokenizer
 
 SMALL = {
     "hidden_size": 32,
@@ -162,31 +162,6 @@ def test_scaled_logits_are_followed_and_unknown_scalings_refused(
 
 def _without(network: Any, attribute: str) -> Any:
     return replace(network, **{attribute: None})
-
-
-def test_the_fingerprint_names_weights_template_and_tokenizer(toy_folder: Path, tmp_path: Path) -> None:
-    first = fingerprint(on_cpu(toy_folder))
-    assert first["dtype"] == "float32"
-    assert (first["template"], first["revision"]) == ("tokenizer", None)
-    copy = tmp_path / "copy"
-    shutil.copytree(toy_folder, copy)
-    assert fingerprint(on_cpu(copy)) | {"name": ""} == first | {"name": ""}
-    plain = fingerprint(on_cpu(copy, chat_template="plain"))
-    assert plain["template_hash"] != first["template_hash"]
-    weights = load_file(copy / "model.safetensors")
-    weights["model.norm.weight"] += 1
-    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    changed = fingerprint(on_cpu(copy))
-    assert {key for key in first if changed[key] != first[key]} == {"name", "weights_hash"}
-
-
-def test_the_fingerprint_sees_a_changed_template_in_the_folder(tmp_path: Path) -> None:
-    one = fingerprint(on_cpu(write_model(tmp_path / "one")))
-    other = fingerprint(on_cpu(write_model(tmp_path / "other", template="{{ messages[0].content }}")))
-    none = fingerprint(on_cpu(write_model(tmp_path / "none", template=None)))
-    assert len({one["template_hash"], other["template_hash"], none["template_hash"]}) == 3
-    assert none["template"] == "plain"
-    assert one["weights_hash"] == other["weights_hash"] == none["weights_hash"]
 
 
 def test_unknown_settings_and_impossible_values_are_refused() -> None:

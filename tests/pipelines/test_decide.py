@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.arrays import TokenReader
-from pipelines.select import KEPT_BY_ALL, decide
+from pipelines.decide import KEPT_BY_ALL, decide
 from pipelines.selectors.catalog import parse_selector
 from pipelines.selectors.tokens import TokenBlock
 from tests.pipelines.selectors.token_rows import block, by_row

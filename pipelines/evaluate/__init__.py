@@ -1,0 +1,1 @@
+"""`winnow evaluate`: whether training on the selected rows helps, against sets of as many tokens."""
