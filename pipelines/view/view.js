@@ -79,7 +79,7 @@ function showState() {
   const { searched, to_search: all, done, found } = answer;
   const first = (answer.page - 1) * 50 + 1;
   const range = answer.rows.length ? `${number(first)}–${number(first + answer.rows.length - 1)} of ${number(found)}` : "0";
-  const counted = `${range} ${found === 1 ? "row" : "rows"}`;
+  const counted = found === 1 ? "1 row" : `${range} rows`;
   $("progress").hidden = $("stop").hidden = done;
   if (done) {
     $("status").textContent = found ? counted : "No row is like this.";
