@@ -261,7 +261,7 @@ def run_facts(rows: Rows) -> dict[str, Any]:
     return {
         "name": manifest.get("name") or "Run",
         "out": rows.index.out,
+        "run_id": rows.index.run_id,
         "parts": rows.parts(),
         "columns": column_notes(rows.index),
-        "created": manifest.get("created"),
     }

@@ -51,7 +51,8 @@ class Labels:
 
     def are(self, wanted: Sequence[str]) -> Bools:
         """Which rows have one of some values."""
-        codes = [code for code, value in enumerate(self.values) if value in set(wanted)]
+        chosen = set(wanted)
+        codes = [code for code, value in enumerate(self.values) if value in chosen]
         return np.isin(self.codes, codes) if len(codes) != 1 else self.codes == codes[0]
 
 
@@ -63,6 +64,7 @@ class RunIndex:
 
     Attributes:
         manifest: The run's manifest.
+        run_id: What tells the run from others in the same folder.
         groups: The files of all rows, in the order of positions.
         bounds: First position of each of PARTS, and the number of rows.
 
@@ -73,6 +75,7 @@ class RunIndex:
     def __init__(self, out: str) -> None:
         self.out = out
         self.manifest: dict[str, Any] = read_manifest(out)
+        self.run_id = str(self.manifest.get("run_id", ""))
         files = [parquet_files(join(out, folder)) for folder in PARTS.values()]
         self.groups = RowGroups(path for part in files for path in part)
         ends = np.cumsum([0, *map(len, files)]).tolist()

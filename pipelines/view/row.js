@@ -87,13 +87,14 @@ async function showTokens(facts, section, page) {
   try {
     const { turns } = await page.ask("api/tokens", { row: facts.key });
     const weights = Object.values(turns).flatMap((pieces) => pieces.filter((p) => p.trained).map((p) => p.weight));
-    const most = Math.max(...weights, 0);
+    const isWeighed = weights.some((weight) => weight !== 1);
+    const most = isWeighed ? Math.max(...weights) : 0;
     for (const [at, pieces] of Object.entries(turns))
       section.querySelectorAll(".said")[Number(at)].replaceChildren(block(pieces, page.wanted, most));
     const legend = [];
     if (facts.tokens.trained < facts.tokens.response_tokens)
       legend.push(el("span", {}, el("del", {}, "struck through"), `: ${number(facts.tokens.response_tokens - facts.tokens.trained)} of ${number(facts.tokens.response_tokens)} response tokens that are not trained on. `));
-    if (weights.some((weight) => weight !== 1))
+    if (isWeighed)
       legend.push(el("span", {}, "Shaded: the darker, the more a token weighs in training; point at one to see its weight."));
     note.replaceChildren(...legend);
   } catch (error) {
@@ -161,7 +162,7 @@ function relative(row, said, other, facts, page) {
 
 function numbers(name, scores) {
   if (!scores.length) return null;
-  const table = el("table", {}, el("thead", {}, el("tr", {}, ...["score", "value", "higher than … of rows"].map((text) => el("th", { scope: "col" }, text)))));
+  const table = el("table", {}, el("thead", {}, el("tr", {}, ...["score", "value", "higher than"].map((text) => el("th", { scope: "col" }, text)))));
   const body = el("tbody");
   for (const one of scores) {
     const share = one.below / one.rows;

@@ -100,6 +100,7 @@ class Rows:
             "searched": progress.searched,
             "to_search": progress.rows,
             "done": progress.done,
+            "run_id": self.index.run_id,
         }
 
     def find(self, query: Query, seconds: float) -> dict[str, Any]:

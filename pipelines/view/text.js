@@ -64,26 +64,26 @@ function symbol(character) {
   return el("span", { className: "unseen", title: `character ${name}` }, picture ?? NAMES[character] ?? name);
 }
 
-/** Pieces of a text (see spans.py) as nodes. */
-export function marked(pieces, wanted = "", most = 1) {
+/** Pieces of a text (see spans.py) as nodes; shaded by their weight if `most`, the highest, is given. */
+export function marked(pieces, wanted = "", most = 0) {
   const made = document.createDocumentFragment();
   for (const piece of pieces) {
     const text = shown(piece.text, wanted);
     if (piece.trained === false) made.append(el("del", { title: "not trained on" }, text));
     else if (piece.shared) made.append(el("mark", { className: "shared", title: "shared with the evaluation set" }, text));
-    else if (piece.weight !== undefined && piece.weight !== 1) made.append(shaded(text, piece.weight, most));
+    else if (most > 0) made.append(shaded(text, piece.weight, most));
     else made.append(text);
   }
   return made;
 }
 
 function shaded(text, weight, most) {
-  const level = Math.round((9 * weight) / Math.max(most, 1e-9));
+  const level = Math.round((9 * weight) / most);
   return el("span", { className: `weight w${level}`, title: `weight ${score(weight)}` }, text);
 }
 
 /** A block of text that is folded when it is long, with a button that shows all of it. */
-export function block(pieces, wanted = "", most = 1) {
+export function block(pieces, wanted = "", most = 0) {
   const chars = pieces.reduce((sum, piece) => sum + piece.text.length, 0);
   const body = el("div", { className: "text", dir: "auto" });
   if (chars === 0) {

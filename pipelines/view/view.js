@@ -28,6 +28,7 @@ async function load() {
       const found = await ask("api/rows", listFields(), asking.signal);
       if (mine !== turn) return;
       answer = found;
+      if (run.run_id !== undefined && run.run_id !== answer.run_id) await showRun(); // another run took its place
       showList();
     } while (!answer.done && !stopped);
   } catch (error) {
@@ -78,7 +79,7 @@ function showState() {
   const { searched, to_search: all, done, found } = answer;
   const first = (answer.page - 1) * 50 + 1;
   const range = answer.rows.length ? `${number(first)}–${number(first + answer.rows.length - 1)} of ${number(found)}` : "0";
-  const counted = `${range} ${found === 1 ? "row" : "rows"}`;
+  const counted = found === 1 ? "1 row" : `${range} rows`;
   $("progress").hidden = $("stop").hidden = done;
   if (done) {
     $("status").textContent = found ? counted : "No row is like this.";
@@ -245,11 +246,13 @@ function showAddress() {
 
 window.addEventListener("popstate", showAddress);
 connect(refresh);
-const loaded = showAddress();
-ask("api/run", {}).then(async (facts) => {
-  useRun(facts);
+showAddress();
+showRun().catch((error) => { $("status").textContent = error.message; });
+
+/** Shows what the server says of the whole run, and the controls that depend on it. */
+async function showRun() {
+  useRun(await ask("api/run", {}));
   const { kept = 0, "": all = 0 } = run.parts;
   $("headline").textContent = `${number(kept)} of ${number(all)} rows kept`;
-  await loaded;
   showControls();
-}).catch((error) => { $("status").textContent = error.message; });
+}

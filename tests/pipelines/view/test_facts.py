@@ -39,6 +39,8 @@ def test_a_page_says_what_explain_says(rows: Rows, out: Path) -> None:
         for score in facts["scores"]:
             if score["doc"] and score["name"] in ("loss", "entropy", "ifd_ppl"):
                 assert f"{score['value']:.4f}" in said
+                equal = rows.index.numbers(score["name"]) == score["value"]
+                assert score["below"] + score["above"] + equal.sum() == score["rows"]
                 share = 100 * score["below"] / score["rows"]
                 assert f"higher than {share:.1f} % of {score['rows']:,} rows" in said
 

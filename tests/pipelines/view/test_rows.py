@@ -32,13 +32,22 @@ def test_a_search_goes_on_where_it_stopped_and_says_how_far_it_came(rows: Rows) 
     search = TextSearch(rows.index, rows.texts, "ducks")
     wanted = np.ones(rows.index.rows, np.bool_)
     steps = [search.advance(wanted, seconds=0)]
-    while not steps[-1].done:
+    while not steps[-1].done and len(steps) < 100:
         steps.append(search.advance(wanted, seconds=0))
     searched = [step.searched for step in steps]
     assert len(steps) > 2
     assert searched == sorted(set(searched))
     assert searched[-1] == rows.index.rows
     assert np.count_nonzero(search.found) == rows.page(Query(text="DUCKS"))["found"]
+
+
+@pytest.mark.parametrize("work", [True, False])
+def test_every_row_is_searched_in_one_place(rows: Rows, bare_rows: Rows, work: bool) -> None:
+    some = rows if work else bare_rows
+    search = TextSearch(some.index, some.texts, "ducks")
+    chunks = search._left(np.ones(some.index.rows, np.bool_))
+    searched = np.concatenate([chunk.positions[chunk.positions >= 0] for chunk in chunks])
+    assert sorted(searched.tolist()) == list(range(some.index.rows))
 
 
 def test_a_search_reads_only_the_rows_that_are_asked_for(rows: Rows) -> None:
@@ -58,7 +67,7 @@ def test_a_page_of_an_unfinished_search_has_what_was_found_so_far(
     assert not first["done"]
     assert 0 < first["searched"] < first["to_search"]
     answers = [first]
-    while not answers[-1]["done"]:
+    while not answers[-1]["done"] and len(answers) < 100:
         answers.append(rows.page(query))
     assert answers[-1]["found"] > first["found"] > 0
     assert rows.page(query)["found"] == answers[-1]["found"]
