@@ -110,6 +110,13 @@ function drawRegions(across, up) {
   return names;
 }
 
+/** The mark of a state, for a line of text. */
+function icon(state) {
+  const made = shape("svg", {viewBox: "-6 -6 12 12", "aria-hidden": "true"});
+  made.append(shape("path", {class: `mark ${STATES[state]}`, d: `M0 0${MARKS[state]}`}));
+  return made;
+}
+
 function note(text) {
   plane.note.textContent = text;
 }
@@ -126,14 +133,12 @@ function select(row) {
     return;
   }
   const {id, source, reason, state, prompt, response, numbers} = DATA.sample;
-  const icon = shape("svg", {viewBox: "-6 -6 12 12", "aria-hidden": "true"});
-  icon.append(shape("path", {class: `mark ${STATES[state[row]]}`, d: `M0 0${MARKS[state[row]]}`}));
   const facts = element("dl");
   for (const [name, values] of Object.entries(numbers)) {
     if (values[row] !== null) facts.append(element("dt", {}, name), element("dd", {}, significant(values[row])));
   }
   plane.card.replaceChildren(
-    element("p", {class: "state"}, icon, STATES[state[row]] + (plane.pinned ? ", pinned" : "")),
+    element("p", {class: "state"}, icon(state[row]), STATES[state[row]] + (plane.pinned ? ", pinned" : "")),
     element("p", {}, element("bdi", {}, reason.names[reason.codes[row]])),
     element("p", {class: "id"}, element("bdi", {}, id[row])),
     element("p", {class: "id"}, "source ", element("bdi", {}, source.names[source.codes[row]])),
@@ -214,7 +219,7 @@ function stateBoxes() {
     const rows = DATA.sample.state.filter((own) => own === state).length;
     input.checked = true;
     input.addEventListener("change", drawPlane);
-    if (rows) show.append(element("label", {}, input, `${name} (${commas(rows)})`));
+    if (rows) show.append(element("label", {}, input, icon(state), `${name} (${commas(rows)})`));
     return input;
   });
   plane.tools.append(show);
@@ -231,6 +236,7 @@ function startPlane() {
   plane.card = element("aside", {class: "card", "aria-live": "polite", "aria-label": "The row chosen", tabindex: 0});
   plane.note = element("span", {role: "status"});
   stateBoxes();
+  for (const line of document.querySelectorAll("#marks .state-name")) line.hidden = true;  // the boxes name them
   plane.x = choice("across", columns, DATA.plane.x);
   plane.y = choice("up", columns, DATA.plane.y);
   const sources = [...source.names].sort().map((name) => [name, name]);
