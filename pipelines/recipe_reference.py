@@ -139,7 +139,7 @@ def _table(definition: Schema) -> Iterator[str]:
 def _default(field: Schema) -> str:
     value = field.get("default")
     if value is None:
-        return "null" if "default" in field else "empty" if field.get("type") == "object" else "its own"
+        return "null" if "default" in field else "empty" if field.get("type") == "object" else "its defaults"
     if value in ([], {}):
         return "empty"
     return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"

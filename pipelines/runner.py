@@ -225,7 +225,7 @@ def run_pipeline(
     check_endpoint(choice.job_endpoint)
     result: Any = None
     chatter = _stderr_to(log) if log and choice.workers > 1 and parallel else contextlib.nullcontext()
-    with chatter, _dead_worker_watch() as watch:
+    with chatter, _plain_labels(), _dead_worker_watch() as watch:
         try:
             pipeline = beam.Pipeline(options=choice.options(parallel=parallel))
             build(pipeline)
@@ -249,6 +249,22 @@ def run_pipeline(
 
 
 @contextlib.contextmanager
+def _plain_labels() -> Iterator[None]:
+    """Keeps Beam from putting the number of a notebook's cell before the names of steps.
+
+    It would load its data frames for that, which pandas 3 breaks (Beam 2.77).
+    """
+    from apache_beam import pipeline
+
+    before = pipeline.alter_label_if_ipython
+    pipeline.alter_label_if_ipython = lambda *_: None
+    try:
+        yield
+    finally:
+        pipeline.alter_label_if_ipython = before
+
+
+@contextlib.contextmanager
 def _stderr_to(log: Path) -> Iterator[None]:
     """Sends file descriptor 2 to a file: worker processes inherit it and log every connection there."""
     sys.stderr.flush()
@@ -269,11 +285,13 @@ class Stop:
     Python drops a KeyboardInterrupt that is raised inside a destructor, and Beam has many.
 
     Attributes:
-        requested: A signal came.
+        requested: A signal came from outside.
+        worker_died: We interrupt ourselves, because a worker died and Beam would wait for it for ever.
         caught: The command is on its way out; later signals say nothing new.
     """
 
     requested = False
+    worker_died = False
     caught = False
 
     def check(self) -> None:
@@ -294,7 +312,7 @@ def stop_on_signals() -> None:
 
     def on_signal(*_: object) -> None:
         if not STOP.caught:
-            STOP.requested = True
+            STOP.requested = not STOP.worker_died
             _kill_workers()
             raise KeyboardInterrupt
 
@@ -350,6 +368,7 @@ class _ThreadErrors:
                     "mean killed, usually out of memory). Use fewer workers or a smaller model; "
                     "run again to resume."
                 )
+                STOP.worker_died = True
                 _kill_workers()
             _interrupt_main_thread()
 
@@ -369,6 +388,7 @@ def _dead_worker_watch() -> Iterator[_Watch]:
     if deaf:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     hook.watch = watch = _Watch()
+    STOP.worker_died = False
     try:
         yield watch
     finally:

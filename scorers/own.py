@@ -98,7 +98,7 @@ def _check_need(need: Need, where: str) -> None:
 
 def _version(score: Callable[..., Any]) -> str:
     """Hash of the code that a function stands in: stored scores of other code are not taken for its own."""
-    module = sys.modules.get(score.__module__)
+    module = sys.modules.get(score.__module__) if inspect.isfunction(score) else None
     for where in (module, score):  # a notebook is a module without source, whose functions have it
         try:
             source = inspect.getsource(where)  # type: ignore[arg-type] # None is a TypeError, as below

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from connectors.fields import FORMATS
+from scorers.base import STATUSES
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
@@ -49,3 +52,19 @@ def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text("utf-8")
     for page in PAGES:
         assert page.name == "README.md" or f"]({page.name})" in index, page.name
+
+
+def test_every_reason_of_a_bad_row_is_on_the_page() -> None:
+    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "connectors").glob("*.py"))
+    reasons = set(re.findall(r'BadRow\(\s*"([^"]+)"', code))
+    page = (ROOT / "docs" / "reading_data.md").read_text("utf-8")
+    assert len(reasons) > 20
+    assert {reason for reason in reasons if reason not in page} == set()
+
+
+def test_every_format_and_status_is_on_its_page() -> None:
+    reading, scoring = (
+        (ROOT / "docs" / name).read_text("utf-8") for name in ("reading_data.md", "scoring.md")
+    )
+    assert {name for name in FORMATS if f"`{name}`" not in reading} == set()
+    assert {f"| `{name}` | {said} |" for name, said in STATUSES.items()} <= set(scoring.splitlines())

@@ -149,8 +149,10 @@ class RunIndex:
         """The columns of FACETS that the run has."""
 
         def make() -> dict[str, Labels]:
-            table = self._read(pa.schema([(name, _LABEL) for name in FACETS])).unify_dictionaries()
-            return {name: _labels(table[name]) for name in FACETS if table[name].null_count < self.rows}
+            there = {name for part in PARTS for name in self.schema(part).names}
+            names = [name for name in FACETS if name in there]
+            table = self._read(pa.schema([(name, _LABEL) for name in names])).unify_dictionaries()
+            return {name: _labels(table[name]) for name in names if table[name].null_count < self.rows}
 
         return self.once("facets", make)
 

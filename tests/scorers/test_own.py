@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,9 @@ def test_the_version_of_a_scorer_is_that_of_its_code() -> None:
     assert first == register(SCORER).version
     names: dict[str, Any] = {}
     exec("def peaks(outputs):\n    return {}", {"__name__": "typed"}, names)  # noqa: S102 - our own text
-    typed = replace(SCORER, score=names["peaks"])
-    assert len({first, register(typed).version, register(typed).version}) == 3  # nobody knows what was typed
+    for unknown in (names["peaks"], partial(peaks)):  # typed at a prompt, or with values of its own
+        scorer = replace(SCORER, score=unknown)
+        assert len({first, register(scorer).version, register(scorer).version}) == 3
 
 
 @pytest.mark.parametrize(
