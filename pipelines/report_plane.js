@@ -1,7 +1,8 @@
 // The plane of rows: shows the row at the pointer or under the keyboard, pins it, and changes axes and rows shown.
 
-const STATES = ["kept", "dropped", "suspect"];
-const MARKS = ["h0", "m-2.2-2.2l4.4 4.4m0-4.4l-4.4 4.4", "m0-3.6l3.6 3.6-3.6 3.6-3.6-3.6z"];  // as in charts.py
+const STATES = DATA.states.map(([name]) => name);
+const CLASSES = DATA.states.map(([, own]) => `mark ${own}`);
+const MARKS = DATA.states.map(([, , path]) => path);
 const FRAME = {left: 56, right: 632, top: 12, bottom: 404};
 const NARROW = 110;  // a region that its name does not fit into has it beside it
 const NEAR = 30;  // how far from a mark, in units of the picture, the pointer still means it
@@ -65,11 +66,11 @@ function drawPlane() {
 /** The marks within all thresholds, or those outside, which are faded. */
 function drawMarks(within) {
   const group = shape("g", within ? {} : {class: "faded"});
-  STATES.forEach((name, state) => {
+  STATES.forEach((_, state) => {
     const path = plane.shown
       .filter(({row}) => DATA.sample.state[row] === state && (plane.within === null || plane.within[row]) === within)
       .map(({x, y}) => `M${x.toFixed(1)} ${y.toFixed(1)}${MARKS[state]}`);
-    if (path.length) group.append(shape("path", {class: `mark ${name}`, d: path.join("")}));
+    if (path.length) group.append(shape("path", {class: CLASSES[state], d: path.join("")}));
   });
   return group;
 }
@@ -113,7 +114,7 @@ function drawRegions(across, up) {
 /** The mark of a state, for a line of text. */
 function icon(state) {
   const made = shape("svg", {viewBox: "-6 -6 12 12", "aria-hidden": "true"});
-  made.append(shape("path", {class: `mark ${STATES[state]}`, d: `M0 0${MARKS[state]}`}));
+  made.append(shape("path", {class: CLASSES[state], d: `M0 0${MARKS[state]}`}));
   return made;
 }
 
@@ -139,7 +140,7 @@ function select(row) {
   }
   plane.card.replaceChildren(
     element("p", {class: "state"}, icon(state[row]), STATES[state[row]] + (plane.pinned ? ", pinned" : "")),
-    element("p", {}, element("bdi", {}, reason.names[reason.codes[row]])),
+    ...reason.names[reason.codes[row]].split("\n").map((line) => element("p", {}, element("bdi", {}, line))),
     element("p", {class: "id"}, element("bdi", {}, id[row])),
     element("p", {class: "id"}, "source ", element("bdi", {}, source.names[source.codes[row]])),
     element("h3", {}, "prompt"), element("p", {class: "text", dir: "auto"}, prompt[row] || "(empty)"),

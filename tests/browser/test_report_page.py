@@ -319,6 +319,14 @@ def test_the_comparison_opens_sorts_and_shows_rows_of_each_cell(
     assert sum(cells) == counts[2]
     assert "top_k" in page.locator(".diff .add").all_inner_texts()[0] + page.locator(".diff").inner_text()
     assert page.locator("#examples .row").count() == 16
+    page.locator('[role="application"]').focus()
+    page.keyboard.press("ArrowLeft")
+    row_id = page.locator(".card .id").first.inner_text()
+    for letter, out in (("A", a), ("B", b)):
+        assert f"{letter}: {row_of(Path(out), row_id)['reason']}" in page.locator(".card").inner_text()
+    page.get_by_label(re.compile("^kept in both")).uncheck()
+    assert page.locator("#explorer svg.plane path.mark.kept").count() == 0
+    assert page.locator("#explorer svg.plane path.mark.only-b").count() == 1
 
 
 def test_a_decision_taken_again_takes_the_old_comparison_away(real: Finished, tmp_path: Path) -> None:
