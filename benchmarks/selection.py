@@ -38,7 +38,7 @@ from quickstart.train_model import encode, gsm8k, new_model, train
 
 TOKENIZER = Path(__file__).parent.parent / "quickstart" / "model"
 WARM_ROWS, WARM_STEPS, WARM_RATE = 3500, 800, 3e-3
-POOL_ROWS, HELD_OUT_ROWS = 1500, 400
+POOL_ROWS, HELD_OUT_ROWS = 1000, 300
 SHARE, SAME_TOKENS, MOST_TRIES = 1 / 3, 0.01, 6
 
 Select = list[dict[str, Any]]
