@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 5
 SHOWN_COLUMNS = 12  # in HTML; as text as many as fit
 CELL_CHARS = 48
+FEW_COLUMNS, WIDE_CELL_CHARS = 4, 80  # cells of tables of few columns may be wider
 TURN_CHARS = 28  # of the first and the last turn of a conversation
 LINE_CHARS = 110
 
@@ -104,9 +105,11 @@ class Rows:
         table = self._shown()
         names = table.column_names[:SHOWN_COLUMNS]
         left = len(self.column_names) - len(names)
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in [*names, *([f"+{left}"] if left else [])])
+        headings = [*map(_short, names), *([f"+{left}"] if left else [])]
+        head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+        most = WIDE_CELL_CHARS if len(names) <= FEW_COLUMNS else CELL_CHARS
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(_cell(row[name]))}</td>" for name in names) + "</tr>"
+            "<tr>" + "".join(f"<td>{html.escape(_cell(row[name], most))}</td>" for name in names) + "</tr>"
             for row in table.select(names).to_pylist()
         )
         return (
@@ -121,8 +124,9 @@ def _columns_of_text(table: pa.Table) -> list[str]:
         return []
     shown: list[list[str]] = []
     width = 0
+    most = WIDE_CELL_CHARS if table.num_columns <= FEW_COLUMNS else CELL_CHARS
     for name in table.column_names:
-        cells = [name, *(_cell(value) for value in table.column(name).to_pylist())]
+        cells = [_short(name), *(_cell(value, most) for value in table.column(name).to_pylist())]
         size = max(map(len, cells))
         if shown and width + size > LINE_CHARS:
             shown.append([f"(+{table.num_columns - len(shown)} columns)", *([""] * table.num_rows)])
@@ -132,7 +136,7 @@ def _columns_of_text(table: pa.Table) -> list[str]:
     return ["  ".join(cells).rstrip() for cells in zip(*shown, strict=True)]
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, most: int = CELL_CHARS) -> str:
     r"""A value on one short line of printable text.
 
     Example:
@@ -141,24 +145,22 @@ def _cell(value: object) -> str:
     """
     if value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, int | float | str | list):
-        return _short(str(value))
-    if isinstance(value, int):
-        return f"{value:,}"
+    if isinstance(value, list):
+        return _list_cell(value, most)
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else str(value)
-    if isinstance(value, list):
-        return _list_cell(value)
-    return _short(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return _short(str(value), most)
 
 
-def _list_cell(values: list[Any]) -> str:
+def _list_cell(values: list[Any], most: int) -> str:
     if values and all(isinstance(value, dict) and "content" in value for value in values):
         first, last = (_short(str(turn["content"]), TURN_CHARS) for turn in (values[0], values[-1]))
         return f"{first} → {last}"
     if values and all(isinstance(value, int | float | None) for value in values):
         return f"[{len(values):,} numbers]"
-    return _short(json.dumps(values, ensure_ascii=False, default=str))
+    return _short(json.dumps(values, ensure_ascii=False, default=str), most)
 
 
 def _short(text: str, most: int = CELL_CHARS) -> str:

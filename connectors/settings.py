@@ -19,21 +19,22 @@ def parse_settings(kind: type[Settings], raw: Any, where: str) -> Settings:  # n
     Args:
         kind: The pydantic model.
         raw: A mapping of its fields, as YAML or JSON gives it.
-        where: What the messages begin with.
+        where: What each line of the messages begins with; "" for nothing.
 
     Raises:
         ValueError: One line for each key that is unknown or wrong.
     """
+    begin = f"{where}: " if where else ""
     problems = unknown_keys(kind, raw)
     if problems:
-        raise ValueError("\n".join(f"{where}: {problem}" for problem in problems))
+        raise ValueError("\n".join(f"{begin}{problem}" for problem in problems))
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
         lines = []
         for item in error.errors(include_url=False):
             key = ".".join(str(part) for part in item["loc"])
-            lines.append(f"{where}: {key + ': ' if key else ''}{item['msg'].removeprefix('Value error, ')}")
+            lines.append(f"{begin}{key + ': ' if key else ''}{item['msg'].removeprefix('Value error, ')}")
         raise ValueError("\n".join(lines)) from error
 
 

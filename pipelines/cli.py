@@ -264,6 +264,23 @@ def report(context: typer.Context, out: OutFolder) -> None:
         _show(f"Report: {write_report(out, manifest)}")
 
 
+@app.command(context_settings=WITH_BEAM_OPTIONS)
+def view(
+    context: typer.Context,
+    out: OutFolder,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Where it listens; default 8765, or a free one.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
+) -> None:
+    """Show the rows of OUT in a local page: search, filter, and read why each was kept or dropped."""
+    with _failures():
+        from pipelines.view.server import serve
+
+        _reach_stores(context.args)
+        serve(out, port, _show, in_browser=open_)
+
+
 @app.command()
 def methods(
     format_: Annotated[

@@ -19,7 +19,7 @@ from connectors.storage import fetched, file_name, join
 from pipelines.metrics import StageMetrics
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.base import Role
-from scorers.catalog import columns_of, comparing
+from scorers.catalog import columns_of, comparing, versions_of
 from scorers.models.comparison import check_compared, compare
 
 
@@ -79,10 +79,13 @@ def compare_models(
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = collection | "compare" >> beam.ParDo(Compare(folder, names))
 
+    settings: dict[str, Any] = {"scorers": names, "columns": [column.name for column in columns_of(names)]}
+    if own := versions_of(names):
+        settings["versions"] = own
     stage = run_stage(
         space,
         "compare",
-        {"scorers": names, "columns": [column.name for column in columns_of(names)]},
+        settings,
         [scored, *(others[role] for role in sorted(others))],
         tasks,
         build,

@@ -29,6 +29,7 @@ from connectors.shards import (
 )
 from connectors.storage import join
 from pipelines.arrays import flat_lists
+from pipelines.books import UnbalancedBooks
 from pipelines.decide import DECISION_FIELDS
 from pipelines.drops import DROP_SCHEMA, drop_files, drops_between
 from pipelines.metrics import StageMetrics
@@ -180,7 +181,7 @@ def join_unit(
     scored = read_scored(files) if files else None
 
     if drops.num_rows + decisions.num_rows != unit.rows:
-        raise ValueError(
+        raise UnbalancedBooks(
             f"unit {unit.name}: {unit.rows} rows, but {drops.num_rows} dropped before and "
             f"{decisions.num_rows} decisions. This is a fault of winnow; please report it."
         )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+BEAM_STEP = " [while running "  # begins what Beam adds to the text of an error: the name of the step
+
 
 class ExitCode(IntEnum):
     """Exit codes of `winnow`."""
@@ -81,7 +83,7 @@ def cause_of(error: Exception) -> str:
         return _last_cause([line for line in str(error).splitlines() if line.strip()])
     explained = isinstance(error, ValueError | OSError | ImportError) and str(error)
     text = str(error) if explained else f"{type(error).__name__}: {error}"
-    return text.split(" [while running ")[0]  # Beam names the step
+    return text.split(BEAM_STEP)[0]
 
 
 def _last_cause(lines: list[str]) -> str:

@@ -19,6 +19,11 @@ from scorers.catalog import columns_of
 
 TEXT_CHARS = 600
 _HIDDEN = {"id", "source", "messages", "tools", "extra", "group", "content_hash", "input_ids", "labels"}
+_SAID = {
+    "prompt_tokens", "response_tokens", "truncated", "status", "weight", "reason", "stage", "duplicate_of",
+    "similarity", "prompt_excerpt", "response_excerpt", "kind", "duplicate_in", "cluster_size",
+    "eval_set", "eval_item", "eval_match", "eval_span",
+}  # fmt: skip
 
 
 def explain_text(out: str | Path, row_id: str) -> str:
@@ -37,7 +42,7 @@ def explain_text(out: str | Path, row_id: str) -> str:
         row = _find(join(out, output), row_id)
         if row is not None:
             lines = _kept(row) if output == "train" else _dropped(row)
-            lines += _sentences(row, manifest)
+            lines += [f"  {name:<9} {sentence}" for name, sentence in selector_sentences(row, manifest)]
             lines += _scores(out, row, manifest) + _decision_columns(row, manifest)
             lines += _relatives(out, row, output)
             return "\n".join([f"{row_id}", *lines])
@@ -88,7 +93,7 @@ def _kept(row: dict[str, Any]) -> list[str]:
     if labels is not None:
         trained = sum(label >= 0 for label in labels)
         lines.append(f"  tokens    {trained} of {row['response_tokens']} response tokens are trained on")
-    lines += [f"  from      {_place(row)}", f"  group     {row['group']}"]
+    lines += [f"  from      {place_of(row)}", f"  group     {row['group']}"]
     for turn in row["messages"]:
         lines.append(f"  {turn['role'] + ':':<10}{_shorten(_said(turn))}")
     if row["extra"]:
@@ -112,21 +117,21 @@ def _dropped(row: dict[str, Any]) -> list[str]:
     lines += _copy_of(row) + _eval_item(row)
     return [
         *lines,
-        f"  from      {_place(row)}",
+        f"  from      {place_of(row)}",
         f"  prompt:   {_shorten(row['prompt_excerpt'])}",
         f"  response: {_shorten(row['response_excerpt'])}",
     ]
 
 
-def _sentences(row: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
-    """What the selectors of the run say of the row, each in a sentence."""
-    lines = []
+def selector_sentences(row: dict[str, Any], manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the selectors of a run say of a row: the name of each that says something, and its sentence."""
+    sentences = []
     for step, facts in zip(manifest["recipe"]["select"], manifest.get("selection") or (), strict=False):
         (name,) = step
         known = {key: float("inf") if value is None else value for key, value in facts.items()}
         sentence = SELECTORS[name].explain(row, known) if name in SELECTORS else ""
-        lines += [f"  {name:<9} {sentence}"] if sentence else []
-    return lines
+        sentences += [(name, sentence)] if sentence else []
+    return sentences
 
 
 def _copy_of(row: dict[str, Any]) -> list[str]:
@@ -142,19 +147,25 @@ def _copy_of(row: dict[str, Any]) -> list[str]:
 def _eval_item(row: dict[str, Any]) -> list[str]:
     if row["eval_set"] is None:
         return []
+    lines = [
+        f"  set       {row['eval_set']}, item {row['eval_item']}",
+        f"  match     {row['eval_match']}: {eval_match(row)}",
+    ]
+    return [*lines, f"  shared    {_shorten(row['eval_span'])}"] if row["eval_span"] else lines
+
+
+def eval_match(row: dict[str, Any]) -> str:
+    """How a contaminated row matches the item of the evaluation set."""
     what = {
         "prompt": "its prompt is the item's prompt",
         "embedding": f"the cosine of their embeddings is {row['similarity'] or 0:.3f}",
         "ngram": f"it has {100 * (row['similarity'] or 0):.1f} % of the distinct n-grams of the item's text",
     }
-    lines = [
-        f"  set       {row['eval_set']}, item {row['eval_item']}",
-        f"  match     {row['eval_match']}: {what[row['eval_match']]}",
-    ]
-    return [*lines, f"  shared    {_shorten(row['eval_span'])}"] if row["eval_span"] else lines
+    return what[row["eval_match"]]
 
 
-def _place(row: dict[str, Any]) -> str:
+def place_of(row: dict[str, Any]) -> str:
+    """Where a kept or dropped row came from: its source, its file and its number there."""
     file, _, number = row["id"].removeprefix(row["source"] + "/").rpartition(":")
     number, _, part = number.partition("/")
     return f"source {row['source']}, file {file}, row {int(number)}" + (f", part {part}" if part else "")
@@ -195,25 +206,21 @@ def _rank(out: str, column: str, value: float) -> tuple[int, int]:
     return below, count
 
 
-def _decision_columns(row: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
-    known = {column.name for column in columns_of(manifest["recipe"]["score"])} | _HIDDEN
-    known |= {
-        "prompt_tokens",
-        "response_tokens",
-        "truncated",
-        "status",
-        "weight",
-        "reason",
-        "stage",
-        "duplicate_of",
-    }
-    known |= {"similarity", "prompt_excerpt", "response_excerpt", "kind", "duplicate_in", "cluster_size"}
-    known |= {"eval_set", "eval_item", "eval_match", "eval_span"}
+def decision_values(row: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    """What selectors and checks wrote of a row beside its scores and what its sentences say."""
+    known = {column.name for column in columns_of(manifest["recipe"].get("score", ()))} | _HIDDEN | _SAID
     known |= {"verdict"} if row["reason"].startswith("verdict: ") else set()  # in its sentence
-    return [
-        f"  {name:<15} {value:.6g}" if isinstance(value, float) else f"  {name:<15} {value}"
+    return {
+        name: value
         for name, value in row.items()
         if name not in known and value is not None and not isinstance(value, list)
+    }
+
+
+def _decision_columns(row: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
+    return [
+        f"  {name:<15} {value:.6g}" if isinstance(value, float) else f"  {name:<15} {value}"
+        for name, value in decision_values(row, manifest).items()
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,29 @@ from connectors.manifest import read_manifest
 from connectors.rows import Rows
 from connectors.shards import parquet_files
 from connectors.storage import fetched, join
+from pipelines.exit_codes import BEAM_STEP, cause_of
 from pipelines.explain import explain_text
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.recipe_file import load_recipe
 from pipelines.run import run
 from pipelines.runner import choose_runner
 from pipelines.suspects import SCHEMA as SUSPECTS_SCHEMA
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Takes Beam's additions from messages for users, and its own log of errors that are raised anyway."""
+    logger = logging.getLogger("apache_beam")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except ValueError as error:
+        if BEAM_STEP not in str(error):
+            raise
+        raise ValueError(cause_of(error)) from error
+    finally:
+        logger.setLevel(before)
 
 
 class Run:
@@ -142,4 +161,5 @@ def run_recipe(
     if out is None:
         raise ValueError("no `output:` in the recipe; give output=")
     shown = Progress(Console(stderr=True, highlight=False) if progress else None)
-    return Run(run(recipe, out, choose_runner(workers, beam_options), shown, limit).place)
+    with plain_errors():
+        return Run(run(recipe, out, choose_runner(workers, beam_options), shown, limit).place)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from connectors.examples import EXAMPLE_SCHEMA
@@ -27,7 +28,7 @@ from connectors.storage import join, make_folder
 from pipelines.decide import select as select_stage
 from pipelines.drops import DROP_SCHEMA, left_rows
 from pipelines.emit import OUTPUTS, emit, output_file
-from pipelines.finished import Run
+from pipelines.finished import Run, plain_errors
 from pipelines.progress import Progress
 from pipelines.recipe import Recipe, RecipeError, parse_recipe
 from pipelines.run import (
@@ -46,6 +47,8 @@ from pipelines.stages import StageResult, Workspace
 from pipelines.suspects import SCHEMA as SUSPECTS_SCHEMA
 from pipelines.suspects import list_suspects
 from scorers.in_memory import Scores
+
+SHOWN_REASONS = 40
 
 Step = Mapping[str, Any] | Selector
 """A step of `select:` in a recipe, such as {"top_k": {"column": "ifd_ppl", "keep": 0.5}}, or its selector."""
@@ -78,7 +81,7 @@ class Selection:
             *(
                 ("dropped", stage, Counter(table["reason"].to_pylist()))
                 for stage in ("decontaminate", "dedupe", "score", "select")
-                for table in [self.dropped.table.filter(pa.compute.equal(self.dropped["stage"], stage))]
+                for table in [self.dropped.table.filter(pc.equal(self.dropped["stage"], stage))]
             ),
             ("bad", "read", Counter(self.bad["reason"].to_pylist())),
         ]
@@ -87,13 +90,9 @@ class Selection:
             for outcome, stage, reasons in counts
             for reason, number in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
         ]
-        fields = [
-            ("outcome", pa.string()),
-            ("stage", pa.string()),
-            ("reason", pa.string()),
-            ("rows", pa.int64()),
-        ]
-        return Rows(pa.Table.from_pylist(rows, pa.schema(fields)), "reasons")
+        schema = pa.schema([(name, pa.string()) for name in ("outcome", "stage", "reason")])
+        table = pa.Table.from_pylist(rows, schema.append(pa.field("rows", pa.int64())))
+        return Rows(table, "reasons", shown=SHOWN_REASONS)
 
     def headline(self) -> str:
         """How many rows went where."""
@@ -154,7 +153,7 @@ def deduplicate(
         "against": list(against),
     }
     recipe = _recipe({"dedupe": settings, "decontaminate": decontaminate, "seed": seed})
-    with _scratch() as space:
+    with plain_errors(), _scratch() as space:
         ingested, units = _ingested(space, whole)
         dropping = dropping_of(drop_rows(space, recipe, units, ingested))
         tables = [pq.read_table(path) for stage in dropping for path in stage.paths]
@@ -191,7 +190,7 @@ def select(
     """
     sections: dict[str, Any] = {"select": list(select), "seed": seed, "emit": dict(emit or {})}
     sections |= {name: dict(value) for name, value in (("check", check), ("embed", embed)) if value}
-    with _scratch() as space:
+    with plain_errors(), _scratch() as space:
         if isinstance(scores, Run):
             manifest = read_manifest(scores.out)
             recipe = with_selection(scores.out, manifest, sections)
@@ -208,6 +207,8 @@ def select(
                 "score(..., tokens=True)"
             )
         ingested, units = _ingested(space, examples.whole or examples)
+        if not units:
+            raise ValueError(f"there is no example to decide on: {examples.headline()}")
         stages = [ingested, *_dropped(space, examples)]
         stages += check_texts(space, recipe, units, stages)
         stages += embed_texts(space, recipe, units, stages)
@@ -218,7 +219,7 @@ def select(
 
 def _recipe(sections: Mapping[str, Any]) -> Recipe:
     # A recipe has inputs and a name; here the rows are read already.
-    return parse_recipe({"name": "notebook", "inputs": [{"path": "memory"}], **sections}, "here")
+    return parse_recipe({"name": "notebook", "inputs": [{"path": "memory"}], **sections}, where="")
 
 
 def _space(out: str | Path) -> Workspace:

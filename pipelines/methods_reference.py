@@ -34,7 +34,8 @@ _SCORERS = """\
 
 Named under `score:`. What a scorer costs is the *passes* over every row that it needs; scorers that share a
 pass pay for it once. The *conditional* view is the response after its prompt, the *direct* view the same
-tokens without it, the *whole* view prompt and response alike. What cannot be computed is null, never 0.
+tokens without it, the *whole* view prompt and response alike. A value that cannot be computed is null,
+never 0.
 
 Some compare the target with another model, which the recipe lists under its role: {roles}.
 Every model runs in a stage of its own, and the comparison reads what both stored.

@@ -259,7 +259,7 @@ def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
         RecipeError: Naming each key that is wrong.
     """
     if fault := why_refused(raw):
-        raise RecipeError(f"{where}: {fault}")
+        raise RecipeError(f"{where or 'recipe'}: {fault}")
     try:
         return parse_settings(Recipe, raw, where)
     except ValueError as error:

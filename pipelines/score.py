@@ -24,6 +24,7 @@ from pipelines.progress import ProgressCounter
 from pipelines.recipe import ModelPass
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.base import FAILURES
+from scorers.catalog import versions_of
 from scorers.models.columns import scores_schema
 from scorers.models.fingerprint import as_known
 from scorers.models.handler import CausalLMHandler, ScoredBatch, ScoringBatch
@@ -145,6 +146,8 @@ def score(
         "tokens": run.tokens,
         "store": list(run.outputs),
     }
+    if own := versions_of(run.scorers):
+        settings["versions"] = own
     total = rows_left(units, dropping)
     stage = run_stage(
         space,

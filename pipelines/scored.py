@@ -54,5 +54,5 @@ def read_scored(files: Files, columns: Sequence[str] | None = None) -> pa.Table:
             if name != "id":
                 merged = merged.append_column(name, table[name])
     if merged is None:
-        raise ValueError("no files to read: this is a fault of winnow; please report it")
+        raise AssertionError("no files to read: this is a fault of winnow; please report it")
     return merged

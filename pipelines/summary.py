@@ -39,6 +39,7 @@ def print_summary(finished: Finished) -> None:
         f"\nTraining set  {base}/train/*.parquet\n"
         f"{suspects}"
         f"Report        {base}/report.html\n"
+        f"Every row     winnow view {base}\n"
         f"Why a row     winnow explain {base} ID\n"
         f"Select again  winnow select {base} RECIPE.yaml",
         markup=False,

@@ -166,6 +166,7 @@ class Scorer:
         score: From the outputs to one array per column, NaN where a row has no value. Without state,
             and independent of the other rows.
         source: Where the method was published.
+        version: Of a scorer that does not come with winnow: stored scores of another version are not used.
     """
 
     name: str
@@ -173,6 +174,7 @@ class Scorer:
     needs: tuple[Need, ...]
     score: Callable[[Outputs], dict[str, RowValues]]
     source: str
+    version: str = ""
 
     @property
     def roles(self) -> tuple[Role, ...]:

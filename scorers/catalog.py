@@ -23,6 +23,7 @@ from scorers import (
     whole_text,
 )
 from scorers.base import ROLES, Column, Need, Output, Role, Scorer
+from scorers.own import checked, installed
 
 SCORERS: dict[str, Scorer] = {
     module.SCORER.name: module.SCORER
@@ -43,6 +44,35 @@ SCORERS: dict[str, Scorer] = {
         mistake_log,
     )
 }
+
+BUILT_IN = tuple(SCORERS)
+
+
+def register(scorer: Scorer) -> Scorer:
+    """Adds a scorer to this program: `score` and recipes that run in it know its name and its columns.
+
+    One of the same name that was added before is replaced. Worker processes do not know it; for them, offer
+    it as the entry point of an installed package (scorers/own.py).
+
+    Args:
+        scorer: Its name and columns must be new. Give it a `version` if it calls functions of other files:
+            the default is a hash of the file, or the notebook cell, of its function `score`.
+
+    Returns:
+        The scorer as it is known.
+
+    Raises:
+        ValueError: If its name or a column is taken, or it needs what no model gives.
+    """
+    others = {name: other for name, other in SCORERS.items() if name != scorer.name or name in BUILT_IN}
+    known = checked(scorer, others)
+    SCORERS[known.name] = known
+    return known
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those of the scorers that do not come with winnow."""
+    return {scorer.name: scorer.version for scorer in resolve(names) if scorer.version}
 
 
 def resolve(names: Iterable[str]) -> tuple[Scorer, ...]:
@@ -137,3 +167,7 @@ def check_roles(names: Iterable[str], given: Iterable[str]) -> None:
 def views_of(needs: Sequence[Need]) -> tuple[str, ...]:
     """The views among these needs: the passes that the model makes over every row."""
     return tuple(sorted({need.view for need in needs}))
+
+
+for _offered in installed():
+    register(_offered)

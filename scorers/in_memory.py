@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from connectors.in_memory import Examples, read
 from connectors.rows import Rows
@@ -89,11 +88,11 @@ class Scores(Rows):
 
     def headline(self) -> str:
         """How many rows there are, how many have scores, and of which model."""
-        counts = {
-            count["values"]: count["counts"] for count in pc.value_counts(self.table["status"]).to_pylist()
-        }
-        others = "".join(f", {number:,} {name}" for name, number in sorted(counts.items()) if name != "ok")
-        return f"{super().headline()}: {counts.get('ok', 0):,} scored{others}; {self.asked.model.path}"
+        counts = Counter(self.table["status"].to_pylist())
+        others = "".join(
+            f", {count:,} {status}" for status, count in sorted(counts.items()) if status != "ok"
+        )
+        return f"{super().headline()}: {counts['ok']:,} scored{others}; {self.asked.model.path}"
 
 
 def score(
@@ -118,9 +117,9 @@ def score(
         score: Names of scorers, as under `score:` in a recipe.
         models: Models that scorers compare the target with, by role.
         store: Outputs of the model to keep beside the scores, as under `store:`.
-        tokens: Whether to keep token ids and the loss of each response token, for selectors of tokens:
-            12 bytes a token. They are in `stored`, not in the table.
-        threads: Forward calls side by side on CPU; default a thread for each core. Changes no bit of a score.
+        tokens: Whether to keep token ids and the loss of each response token, 12 bytes a token, for selectors
+            that choose tokens. They are in `stored`, not in the table.
+        threads: Forward calls side by side on CPU; default one for each core. Changes no bit of a score.
         progress: Whether to draw a bar on standard error; default only on a terminal.
 
     Raises:
@@ -204,7 +203,8 @@ def _asked(
 def _settings(model: ModelLike, where: str) -> ModelSettings:
     if isinstance(model, ModelSettings):
         return model
-    plain = dict(model) if isinstance(model, Mapping) else {"path": str(model)}
+    given = dict(model) if isinstance(model, Mapping) else {"path": model}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     return parse_settings(ModelSettings, plain, where)
 
 
@@ -229,8 +229,8 @@ def _bar(wanted: bool | None, total: int) -> Iterator[OnRows | None]:
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    if not (console.is_terminal if wanted is None else wanted):
+    console = Console(stderr=True, force_terminal=wanted or None)
+    if not console.is_terminal or wanted is False:
         yield None
         return
     with Progress(console=console, transient=True) as bar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from connectors.fields import FORMATS
@@ -11,7 +12,8 @@ from pipelines.recipe import parse_recipe
 from pipelines.selectors.catalog import SELECTORS
 from scorers.catalog import SCORERS
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
 
 
 def test_every_method_column_and_format_is_in_the_readme() -> None:
@@ -41,3 +43,14 @@ def test_the_readme_names_the_two_commands() -> None:
     lines = [line.strip() for line in README.splitlines()]
     assert any(line.startswith("make demo") for line in lines)
     assert any(line.startswith("make test") for line in lines)
+
+
+def test_the_ten_lines_of_python_print_what_the_readme_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = README.split("## Ten lines of Python\n", 1)[1]
+    code, printed = (section.split(f"```{kind}\n", 1)[1].split("```", 1)[0] for kind in ("python", "text"))
+    monkeypatch.chdir(ROOT)
+    assert len([line for line in code.splitlines() if line]) == 10
+    exec(code, {})  # noqa: S102 - our own text
+    assert capsys.readouterr().out == printed

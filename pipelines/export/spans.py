@@ -153,7 +153,7 @@ def turn_spans(renderer: Renderer, row: dict[str, Any]) -> dict[int, list[Span] 
     Raises:
         Unfit: If spans cannot tell some mask.
     """
-    places = _response_places(row["messages"], renderer.loss_on)
+    places = response_places(row["messages"], renderer.loss_on)
     found = answers(renderer, row)
     if len(found) != len(places):
         raise Unfit(UNTELLABLE)
@@ -164,7 +164,8 @@ def turn_spans(renderer: Renderer, row: dict[str, Any]) -> dict[int, list[Span] 
     }
 
 
-def _response_places(messages: Sequence[Message], loss_on: str) -> list[int]:
+def response_places(messages: Sequence[Message], loss_on: str) -> list[int]:
+    """Which turns of a conversation are responses: the last, or every one of the assistant."""
     last = len(messages) - 1
     if loss_on == "last":
         return [last]

@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from scorers.base import TOKEN_OUTPUTS, Need, Output, Outputs, RowValues, TokenValues, View, output_column
+from scorers.base import (
+    TOKEN_OUTPUTS,
+    Need,
+    Output,
+    Outputs,
+    RowValues,
+    Scorer,
+    TokenValues,
+    View,
+    output_column,
+)
 from scorers.catalog import columns_of, resolve
 from scorers.models.forward import RowOutputs
 from scorers.models.tokenising import RowTokens
@@ -74,7 +84,25 @@ def score_columns(
                 outputs.rows[need] = outputs.rows[need][:, [texts.index(text) for text in need.tokens]]
     columns: dict[str, RowValues] = {}
     for scorer in resolve(scorers):
-        columns |= scorer.score(outputs)
+        columns |= _declared(scorer, scorer.score(outputs), len(rows))
+    return columns
+
+
+def _declared(scorer: Scorer, columns: dict[str, RowValues], rows: int) -> dict[str, RowValues]:
+    """What a scorer gave, if that is what it declares; one of another package may not.
+
+    Raises:
+        ValueError: If columns are missing or too many, of another length, or hold infinity.
+    """
+    wanted = [column.name for column in scorer.columns]
+    if sorted(columns) != sorted(wanted):
+        raise ValueError(f"scorer {scorer.name!r} declares the columns {wanted} and gave {sorted(columns)}")
+    for name, values in columns.items():
+        if np.shape(values) != (rows,) or np.isinf(values).any():
+            raise ValueError(
+                f"scorer {scorer.name!r}: column {name!r} has the shape {np.shape(values)}, wanted ({rows},) "
+                "of finite numbers, and NaN where there is no value"
+            )
     return columns
 
 

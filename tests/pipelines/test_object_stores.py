@@ -25,6 +25,10 @@ from pipelines.recipe import RecipeError, parse_recipe
 from pipelines.report import write_report
 from pipelines.run import Finished, reselect, run
 from pipelines.runner import RunnerChoice
+from pipelines.view.facts import row_facts
+from pipelines.view.index import RunIndex
+from pipelines.view.query import Query
+from pipelines.view.rows import Rows
 from tests.pipelines.corpus import hashes, recipe, rows_of, write_corpus
 from tests.stores import BUCKET, Stores, content, environment, flaky, running_stores
 
@@ -99,6 +103,19 @@ def test_inputs_and_output_in_a_store_and_two_workers_give_the_same_rows(
     }
     with pytest.raises(ValueError, match="lies in the output folder"):
         run(parse_recipe(plain), f"{scheme}://{BUCKET}", choice, QUIET)
+
+
+def test_the_rows_of_a_run_in_a_store_can_be_looked_at(in_s3: Finished, local: Finished) -> None:
+    here, there = (Rows(RunIndex(str(place))) for place in (local.out, in_s3.place))
+    for query in (Query(), Query(part="dropped"), Query(sort="loss", descending=True), Query(text="the")):
+        found = list(here.find(query, float("inf"))["positions"])
+        assert found == list(there.find(query, float("inf"))["positions"])
+        assert found
+        assert here.page(query)["rows"] == there.page(query)["rows"]
+    dropped = here.index.range_of("dropped").start
+    facts = row_facts(here, dropped)
+    assert facts["whole"]
+    assert facts == row_facts(there, dropped)
 
 
 def test_a_finished_run_in_a_store_is_explained_reported_and_decided_again(
