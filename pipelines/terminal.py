@@ -25,7 +25,7 @@ def failures(out: str | None = None) -> Iterator[None]:
     """Turns what users can mend into a message and an exit code; keeps the traceback of the rest in OUT."""
     import traceback
 
-    from pipelines.runner import STOP, stop_on_signals
+    from pipelines.interrupts import STOP, stop_on_signals
 
     stop_on_signals()
     try:
@@ -50,7 +50,7 @@ def failures(out: str | None = None) -> Iterator[None]:
 def _stopped() -> typer.Exit:
     import signal
 
-    from pipelines.runner import STOP
+    from pipelines.interrupts import STOP
 
     STOP.caught = True
     # While Python ends, it gives signals back their defaults: one that a dying worker caused would kill it.

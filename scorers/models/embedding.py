@@ -379,13 +379,11 @@ def _pooling_of(folder: Path, name: str) -> str:
             if ".." in Path(module["path"]).parts or Path(module["path"]).is_absolute():
                 raise ValueError(f"embedding model {name!r}: modules.json points outside of the folder")
             config = _json(folder / module["path"] / "config.json")
-            modes = [
-                key.removeprefix("pooling_mode_")
-                for key, on in config.items()
-                if on is True and "mode" in key
+            on = [
+                key.removeprefix("pooling_mode_") for key in config if config[key] is True and "mode" in key
             ]
             named = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "lasttoken"}
-            chosen = [config["pooling_mode"]] if "pooling_mode" in config else modes
+            chosen = [config["pooling_mode"]] if "pooling_mode" in config else on
             pooling = named.get(chosen[0], chosen[0]) if len(chosen) == 1 else None
             if pooling not in _POOLING:
                 raise ValueError(

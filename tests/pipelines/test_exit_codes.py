@@ -21,10 +21,11 @@ from pipelines.cli import EXIT_CODES
 from pipelines.exit_codes import CODES, MEANINGS, ExitCode, codes_text, exit_code_of
 from pipelines.failed_rows import TooManyFailedRows
 from pipelines.ingest import TooManyBadRows
+from pipelines.interrupts import DeadWorker
 from pipelines.lock import OutputInUse, sole_user
 from pipelines.progress import Progress
 from pipelines.recipe import RecipeError
-from pipelines.runner import DeadWorker, RunnerChoice
+from pipelines.runner import RunnerChoice
 from pipelines.stages import Workspace
 from tests.pipelines.corpus import recipe, write_corpus
 
@@ -63,7 +64,7 @@ def test_every_way_to_end_has_its_code_and_a_message(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("pipelines.runner.stop_on_signals", lambda: None)
-    monkeypatch.setattr("pipelines.runner.STOP.caught", False)
+    monkeypatch.setattr("pipelines.interrupts.STOP.caught", False)
     with pytest.raises(typer.Exit) as ended, terminal.failures(str(tmp_path)):
         raise error
     assert ended.value.exit_code == code

@@ -11,8 +11,9 @@ import apache_beam as beam
 import grpc
 import pytest
 
+from pipelines.interrupts import DeadWorker
 from pipelines.run_log import Context
-from pipelines.runner import DeadWorker, RunnerChoice, choose_runner, run_pipeline
+from pipelines.runner import RunnerChoice, choose_runner, run_pipeline
 
 
 def test_the_default_runner_is_named_and_runs_in_this_process() -> None:
