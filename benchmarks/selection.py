@@ -3,9 +3,10 @@
     python -m benchmarks.selection --gsm8k FOLDER --work WORK [--noise 0.2 0.4 0.1] [--workers 2]
 
 The model is the quickstart's in size and tokenizer, trained from random weights on WARM_ROWS clean rows of
-GSM8K's train split that take no further part, so that its signals mean something and no row of the pool is
-known to it. The pool is POOL_ROWS other rows of that split, of which a share has passed its answers round.
-Every selector chooses about a third of the pool's trained tokens, within 1 %. Loss is measured on clean rows
+GSM8K's train split that take no further part, and taken after 500 of WARM_STEPS steps, before its learning
+rate has fallen: its signals mean something, no row of the pool is known to it, and further training still
+teaches it. The pool is POOL_ROWS other rows of that split, of which a share has passed its answers round.
+Every selector chooses about a sixth of the pool's trained tokens, within 1 %. Loss is measured on clean rows
 of GSM8K's test split. `clean rows only` chooses at random among the rows that were not exchanged: what a
 perfect filter would give, for comparison.
 
@@ -38,8 +39,9 @@ from quickstart.train_model import encode, gsm8k, new_model, train
 
 TOKENIZER = Path(__file__).parent.parent / "quickstart" / "model"
 WARM_ROWS, WARM_STEPS, WARM_RATE = 3500, 800, 3e-3
-POOL_ROWS, HELD_OUT_ROWS = 1500, 400
-SHARE, SAME_TOKENS, MOST_TRIES = 1 / 3, 0.01, 6
+POOL_ROWS, HELD_OUT_ROWS = 1000, 300
+SHARE, SAME_TOKENS, MOST_TRIES = 1 / 6, 0.01, 6
+STEP_TOKENS, RATE = 512, 5e-4
 
 Select = list[dict[str, Any]]
 
@@ -63,14 +65,13 @@ SELECTORS: dict[str, Callable[[float], Select]] = {
 
 
 def warm_model(folder: Path, conversations: Sequence[Any], seed: int) -> Path:
-    """Trains the target model from random weights, once."""
-    if not (folder / "config.json").exists():
+    """Trains the target model from random weights, once; the folder gets it as it is after 500 steps."""
+    if not (folder / "tokenizer.json").exists():
         torch.manual_seed(seed)
         tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
         model = new_model(tokenizer)
-        train(model, encode(tokenizer, conversations), WARM_STEPS, seed, WARM_RATE, folder / "unfinished")
+        train(model, encode(tokenizer, conversations), WARM_STEPS, seed, WARM_RATE, folder)
         tokenizer.save_pretrained(folder)
-        model.save_pretrained(folder)
     return folder
 
 
@@ -122,7 +123,7 @@ def planted_share(out: Path) -> float:
     return float(np.mean([json.loads(row)["planted"] for row in extra]))
 
 
-def planted_among_longest(base: Path, pool: Path, tokens: int) -> float:
+def planted_among_longest(base: Path, tokens: int) -> float:
     """Share of exchanged answers among the longest responses up to a number of tokens."""
     table = pq.read_table(sorted((base / "train").glob("*"))[0].parent)
     order = np.argsort(-table["response_tokens"].to_numpy(), kind="stable")
@@ -147,13 +148,14 @@ def study(noise: float, work: Path, model: Path, pool: Sequence[Answer], held_ou
             choose(base, out, file, model, name, tokens)
             (out / "chosen").touch()
     settings = EvaluateSettings(
-        held_out=str(held_out), held_out_rows=HELD_OUT_ROWS, seeds=options.seeds, epochs=1.0, step_tokens=512,
+        held_out=str(held_out), held_out_rows=HELD_OUT_ROWS, seeds=options.seeds, epochs=1.0,
+        step_tokens=STEP_TOKENS, learning_rate=RATE,
         curve_points=0, workers=options.workers, threads=1,
     )  # fmt: skip
     console = Console(highlight=False)
     done = evaluate(list(outs.values()), folder / "evaluation", settings, Progress(console))
     shares = {name: planted_share(out) for name, out in outs.items()}
-    shares |= {"random": noise, "everything": noise, "longest": planted_among_longest(base, file, tokens)}
+    shares |= {"random": noise, "everything": noise, "longest": planted_among_longest(base, tokens)}
     return table(noise, done.results, shares)
 
 

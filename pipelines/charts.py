@@ -6,7 +6,7 @@ serves light and dark pages. Every function returns `Markup` that holds no text 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,9 @@ BARS = 40
 BAR_SPAN = (44, 312)  # of a histogram 320 wide; report.css aligns the sliders with it
 PLANE_X, PLANE_Y = (56, 632), (404, 12)
 # Told apart by shape as well as by colour. A line of no length with round ends is a disc.
-MARKS = {
-    "kept": "h0",
-    "dropped": "m-2.2-2.2l4.4 4.4m0-4.4l-4.4 4.4",
-    "suspect": "m0-3.6l3.6 3.6-3.6 3.6-3.6-3.6z",
-}
+_DISC, _CROSS, _DIAMOND = "h0", "m-2.2-2.2l4.4 4.4m0-4.4l-4.4 4.4", "m0-3.6l3.6 3.6-3.6 3.6-3.6-3.6z"
+MARKS = {"kept": _DISC, "dropped": _CROSS, "suspect": _DIAMOND}  # by the class of the style
+CELL_MARKS = {"kept": _DISC, "only-a": "m0-3.6l3.4 6h-6.8z", "only-b": _DIAMOND, "neither": _CROSS}
 SMALLEST_RANGE = 1e-300  # a step of it would be no number
 TILES = 26  # along each axis of the plane
 NARROW = 110  # units of the picture: a region that its name does not fit into
@@ -149,7 +147,12 @@ def histogram(edges: Floats, kept: Ints, dropped: Ints) -> Markup:
 
 
 def plane(
-    points: Floats, states: npt.NDArray[np.int8], frame: Frame, regions: Sequence[Region], tiles: Ints
+    points: Floats,
+    states: npt.NDArray[np.int8],
+    frame: Frame,
+    regions: Sequence[Region] = (),
+    tiles: Ints | None = None,
+    marks: Mapping[str, str] = MARKS,
 ) -> Picture:
     """Two scores against each other, a mark for each sampled row, with the region that was kept.
 
@@ -158,17 +161,20 @@ def plane(
 
     Args:
         points: Finite, shape (2, n): the values on the level axis and on the upright one.
-        states: 0 kept, 1 dropped, 2 suspect; shape (n,).
+        states: Which of `marks` each row gets, shape (n,); of MARKS, 0 kept, 1 dropped, 2 suspect.
         frame: Names and bounds of the axes.
         regions: Rectangles to outline, with a name in a corner of each.
-        tiles: Dropped and kept rows in each tile of the frame, shape (2, TILES, TILES).
+        tiles: Dropped and kept rows in each tile of the frame, shape (2, TILES, TILES); none for no tiles.
+        marks: For each state, the class of its style and its path from the place of a row.
     """
     x, y = Scale(*frame.x_bounds, *PLANE_X), Scale(*frame.y_bounds, *PLANE_Y)
     inside = (points[0] >= x.low) & (points[0] <= x.high) & (points[1] >= y.low) & (points[1] <= y.high)
     body = ['<rect class="frame" x="56" y="12" width="576" height="392"/>']
-    body += [_outline(region, x, y) for region in regions] or _kept_tiles(tiles, x, y)
+    body += [_outline(region, x, y) for region in regions] or (
+        [] if tiles is None else _kept_tiles(tiles, x, y)
+    )
     body += _y_axis(y, *PLANE_X, y.ticks(6)) + _x_axis(x, PLANE_Y[0], x.ticks(8))
-    for state, (css_class, mark) in enumerate(MARKS.items()):
+    for state, (css_class, mark) in enumerate(marks.items()):
         rows = inside & (states == state)
         path = "".join(
             f"M{a:.1f} {b:.1f}{mark}" for a, b in zip(x(points[0][rows]), y(points[1][rows]), strict=True)
@@ -178,7 +184,7 @@ def plane(
     body.append(f'<text class="axis" x="344" y="444" text-anchor="middle">{escape(frame.x_name)}</text>')
     upright = 'transform="translate(16 208) rotate(-90)" text-anchor="middle"'
     body.append(f'<text class="axis" {upright}>{escape(frame.y_name)}</text>')
-    picture = _svg(640, 452, "plane", "One mark for each sampled row, kept, dropped or suspect", body)
+    picture = _svg(640, 452, "plane", "One mark for each sampled row", body)
     return Picture(picture, int((~inside).sum()))
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pipelines import training_options as options
-from pipelines.exit_codes import ExitCode, cause_of, codes_text, exit_code_of
+from pipelines.exit_codes import codes_text
+from pipelines.terminal import RUN_LOG, console, failures, quiet_libraries, reach_stores, say, show
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from pipelines.run import Finished
 
 app = typer.Typer(
@@ -41,131 +37,12 @@ LogFormat = Annotated[
     typer.Option(help="text: lines for people; json: one object a line on standard error, no summary."),
 ]
 WITH_BEAM_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": False}
-RUN_LOG = "run.log"
 EXIT_CODES = f"\b\nExit codes:\n{codes_text()}"  # \b keeps the lines as they are
 
 
 def main() -> None:
     """Entry point of the `winnow` command."""
     app()
-
-
-@contextmanager
-def _failures(out: str | None = None) -> Iterator[None]:
-    """Turns what users can mend into a message and an exit code; keeps the traceback of the rest in OUT."""
-    import traceback
-
-    from pipelines.runner import STOP, stop_on_signals
-
-    stop_on_signals()
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise _stopped() from None
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:  # noqa: BLE001 - nobody else is left to say what happened, whatever it is
-        if STOP.requested:  # what Beam makes of its workers' end may come before our own exception
-            raise _stopped() from error
-        STOP.caught = True  # an interruption of our own, of a worker that died, may still be on its way
-        cause = cause_of(error)
-        code, whole, where = exit_code_of(error, cause), traceback.format_exc(), ""
-        if code is ExitCode.FAULT or cause != str(error):
-            where = f"\nThe whole error: {_keep_log(out, whole)}."
-            where += " What was finished is kept; run again to go on from there." if out else ""
-        _say(f"winnow: {cause}{where}", "ERROR", error=whole if code is ExitCode.FAULT else None)
-        raise typer.Exit(code) from error
-
-
-def _stopped() -> typer.Exit:
-    import signal
-
-    from pipelines.runner import STOP
-
-    STOP.caught = True
-    # While Python ends, it gives signals back their defaults: one that a dying worker caused would kill it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _say("\nStopped. What was finished is kept; run the same command again to go on from there.", "WARNING")
-    return typer.Exit(ExitCode.STOPPED)
-
-
-def _keep_log(out: str | None, text: str) -> str:
-    """Writes OUT/run.log, or a file of the temporary folder when there is no OUT to write to."""
-    import tempfile
-
-    from connectors.secrets import without_secrets
-    from connectors.storage import join, make_folder, write_text
-
-    text = without_secrets(text)
-    if out is not None:
-        try:
-            make_folder(out)
-            write_text(join(out, RUN_LOG), text)
-            return join(out, RUN_LOG)
-        except (OSError, ValueError):  # ValueError: no package for such a store
-            pass  # the log goes to the temporary folder, and the message says so
-    log = join(tempfile.mkdtemp(prefix="winnow-"), RUN_LOG)
-    write_text(log, text)
-    return log
-
-
-def _reach_stores(beam_args: list[str]) -> None:
-    """Gives Beam's filesystems the options after `--`, such as --s3_endpoint_url."""
-    if beam_args:
-        from connectors.storage_clients import set_options
-        from pipelines.runner import choose_runner
-
-        set_options(choose_runner(1, beam_args).flags)
-
-
-def _console() -> Console:
-    """A console on a copy of standard error, which still shows while workers' chatter goes to a file."""
-    import os
-
-    from rich.console import Console
-
-    return Console(file=os.fdopen(os.dup(2), "w", encoding="utf-8"), highlight=False)
-
-
-def _say(text: str, level: str = "INFO", **fields: Any) -> None:  # noqa: ANN401 - any JSON
-    """Says a line on standard error; `fields` only as JSON (see pipelines/run_log.py)."""
-    from connectors.secrets import without_secrets
-    from pipelines.run_log import CONTEXT, say
-
-    text = without_secrets(text)
-    if CONTEXT.as_json:
-        import logging
-
-        say(logging.getLevelNamesMapping()[level], text.strip(), **fields)
-    else:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command's output
-
-
-def _show(text: str = "") -> None:
-    print(text, flush=True)  # noqa: T201 - the command's output
-
-
-def _quiet_libraries(verbose: bool, log_format: str = "text") -> None:
-    """Keeps Beam's and transformers' chatter off the terminal; call it before importing Beam."""
-    import logging
-    import os
-
-    from pipelines.run_log import CONTEXT, log_json, new_run_id
-
-    CONTEXT.run_id = new_run_id()
-    if log_format == "json":
-        log_json(verbose)
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "info" if verbose else "error")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if verbose else "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s"
-    )
-    if not verbose:
-        # Beam logs the traceback of every error that it then raises.
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS, epilog=EXIT_CODES)
@@ -183,22 +60,22 @@ def run(
     log_format: LogFormat = "text",
 ) -> None:
     """Run a recipe: read, dedupe, score, select, emit. Run it again to resume. Beam options go after `--`."""
-    _quiet_libraries(verbose, log_format)
-    with _failures():
+    quiet_libraries(verbose, log_format)
+    with failures():
         from pipelines.recipe_file import load_recipe
 
         loaded = load_recipe(recipe, set_ or ())
         out = output or loaded.output
         if out is None:
             raise ValueError(f"{recipe}: no `output:` in the recipe; give --output OUT")
-    with _failures(out):
+    with failures(out):
         from connectors.storage import join, remove
         from pipelines.progress import Progress
         from pipelines.run import run as run_recipe
         from pipelines.runner import choose_runner
 
         runner = choose_runner(workers, context.args)
-        finished = run_recipe(loaded, out, runner, Progress(_console()), limit)
+        finished = run_recipe(loaded, out, runner, Progress(console()), limit)
         remove([join(out, RUN_LOG)])
         _close(finished)
 
@@ -212,15 +89,15 @@ def select(
     log_format: LogFormat = "text",
 ) -> None:
     """Decide again from the stored scores of OUT, with the `select`, `seed` and `emit` of RECIPE."""
-    _quiet_libraries(verbose=False, log_format=log_format)
-    with _failures(out):
+    quiet_libraries(verbose=False, log_format=log_format)
+    with failures(out):
         from pipelines.progress import Progress
         from pipelines.recipe_file import load_recipe
         from pipelines.run import reselect
         from pipelines.runner import choose_runner
 
         finished = reselect(
-            out, load_recipe(recipe, set_ or ()), choose_runner(1, context.args), Progress(_console())
+            out, load_recipe(recipe, set_ or ()), choose_runner(1, context.args), Progress(console())
         )
         _close(finished)
 
@@ -228,13 +105,13 @@ def select(
 @app.command(context_settings=WITH_BEAM_OPTIONS)
 def plan(context: typer.Context, recipe: RecipePath, set_: Overrides = None, limit: Limit = None) -> None:
     """Say what a run would do: stages, passes of the model and who shares them, an estimate of the cost."""
-    _quiet_libraries(verbose=False)
-    with _failures():
+    quiet_libraries(verbose=False)
+    with failures():
         from pipelines.plan import plan_text
         from pipelines.recipe_file import load_recipe
 
-        _reach_stores(context.args)
-        _show(plan_text(load_recipe(recipe, set_ or ()), limit))
+        reach_stores(context.args)
+        show(plan_text(load_recipe(recipe, set_ or ()), limit))
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
@@ -244,11 +121,11 @@ def explain(
     id_: Annotated[str, typer.Argument(metavar="ID", help="Id of a row.")],
 ) -> None:
     """Every fact about one row: where it came from, its scores and ranks, the decision and why."""
-    with _failures():
+    with failures():
         from pipelines.explain import explain_text
 
-        _reach_stores(context.args)
-        _show(explain_text(out, id_))
+        reach_stores(context.args)
+        show(explain_text(out, id_))
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
@@ -261,19 +138,19 @@ def report(
     ] = None,
 ) -> None:
     """Write OUT/report.html and OUT/README.md again, or compare OUT with another run."""
-    with _failures():
+    with failures():
         from connectors.manifest import read_manifest
         from pipelines.dataset_card import write_card
         from pipelines.report import write_report
         from pipelines.report_against import write_against
 
-        _reach_stores(context.args)
+        reach_stores(context.args)
         if against is not None:
-            _show(f"Comparison: {write_against(out, against)}")
+            show(f"Comparison: {write_against(out, against)}")
             return
         manifest = read_manifest(out)
         write_card(out, manifest)
-        _show(f"Report: {write_report(out, manifest)}")
+        show(f"Report: {write_report(out, manifest)}")
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
@@ -286,11 +163,11 @@ def view(
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
 ) -> None:
     """Show the rows of OUT in a local page: search, filter, and read why each was kept or dropped."""
-    with _failures():
+    with failures():
         from pipelines.view.server import serve
 
-        _reach_stores(context.args)
-        serve(out, port, _show, in_browser=open_)
+        reach_stores(context.args)
+        serve(out, port, show, in_browser=open_)
 
 
 @app.command()
@@ -303,28 +180,28 @@ def methods(
     ] = "text",
 ) -> None:
     """List every scorer and selector."""
-    with _failures():
+    with failures():
         if format_ == "text":
             from pipelines.methods import methods_text as text
         else:
             from pipelines.methods_reference import methods_page as text
-        _show(text().rstrip("\n"))
+        show(text().rstrip("\n"))
 
 
 @app.command(context_settings=WITH_BEAM_OPTIONS)
 def validate(context: typer.Context, recipe: RecipePath, set_: Overrides = None) -> None:
     """Check a recipe, its inputs and its model's files without running anything."""
-    _quiet_libraries(verbose=False)
-    with _failures():
+    quiet_libraries(verbose=False)
+    with failures():
         from pipelines.plan import check_inputs_and_model
         from pipelines.recipe_file import load_recipe
         from pipelines.runner import choose_runner
 
-        _reach_stores(context.args)
+        reach_stores(context.args)
         loaded = load_recipe(recipe, set_ or ())
         for line in check_inputs_and_model(loaded, here=choose_runner(1, context.args).is_local):
-            _show(line)
-        _show(f"{recipe}: fine. Next: winnow plan {recipe}")
+            show(line)
+        show(f"{recipe}: fine. Next: winnow plan {recipe}")
 
 
 @app.command()
@@ -343,11 +220,11 @@ def rank(
     ] = "auto",
 ) -> None:
     """Rank candidate models by how likely they find the answers to K examples of a task."""
-    _quiet_libraries(verbose=False)
-    with _failures():
+    quiet_libraries(verbose=False)
+    with failures():
         from pipelines.rank_models import rank_text
 
-        _show(rank_text(examples, models, max_tokens=max_tokens, chat_template=chat_template))
+        show(rank_text(examples, models, max_tokens=max_tokens, chat_template=chat_template))
 
 
 @app.command()
@@ -358,12 +235,12 @@ def init(
     ] = "starter",
 ) -> None:
     """Write a commented recipe to start from."""
-    with _failures():
+    with failures():
         from pipelines.published import write_recipe
 
         written = write_recipe(recipe, path)
         wrote = " and ".join(map(str, written))
-        _show(f"Wrote {wrote}. Edit `inputs` and `model`, then: winnow validate {path}")
+        show(f"Wrote {wrote}. Edit `inputs` and `model`, then: winnow validate {path}")
 
 
 @app.command()
@@ -374,12 +251,12 @@ def schema(
     ] = "json",
 ) -> None:
     """Print every key of a recipe with its type, bounds, default and meaning."""
-    with _failures():
+    with failures():
         if format_ == "json":
             from pipelines.recipe_schema import schema_json as text
         else:
             from pipelines.recipe_reference import reference as text
-        _show(text().rstrip("\n"))
+        show(text().rstrip("\n"))
 
 
 @app.command()
@@ -394,16 +271,16 @@ def export(
     ] = False,
 ) -> None:
     """Write the training set of OUT for a trainer: TRL, LLaMA-Factory, axolotl, OpenAI, DPO, datasets."""
-    _quiet_libraries(verbose=False)
-    with _failures():
+    quiet_libraries(verbose=False)
+    with failures():
         from pipelines.export.export import export as export_run
         from pipelines.export.export import export_text
         from pipelines.export.formats import formats_table
 
         if format_ == "list":
-            _show(formats_table())
+            show(formats_table())
         else:
-            _show(export_text(export_run(out, format_, to, lossy=lossy)))
+            show(export_text(export_run(out, format_, to, lossy=lossy)))
 
 
 @app.command()
@@ -413,11 +290,11 @@ def push(
     private: Annotated[bool, typer.Option(help="Make it a private repository.")] = False,
 ) -> None:
     """Upload the training set of OUT with its dataset card to the Hugging Face hub."""
-    _quiet_libraries(verbose=False)
-    with _failures():
+    quiet_libraries(verbose=False)
+    with failures():
         from pipelines.export.push import push as push_run
 
-        _show(f"Pushed to {push_run(out, repo_id, private=private)}")
+        show(f"Pushed to {push_run(out, repo_id, private=private)}")
 
 
 @app.command(name="fine-tune")
@@ -432,14 +309,14 @@ def fine_tune(
     seed: options.Seed = 0,
 ) -> None:
     """Fine-tune a model on the training set of OUT with TRL, token masks and weights honoured."""
-    _quiet_libraries(verbose=False)
-    with _failures():
+    quiet_libraries(verbose=False)
+    with failures():
         from pipelines.progress import Progress
         from pipelines.training.fine_tune import TrainingSettings, fine_tuned_text
         from pipelines.training.fine_tune import fine_tune as train
 
         settings = TrainingSettings(steps, epochs, step_tokens, learning_rate, seed)
-        _show(fine_tuned_text(train(out, model, to, settings, Progress(_console()))))
+        show(fine_tuned_text(train(out, model, to, settings, Progress(console()))))
 
 
 @app.command()
@@ -457,8 +334,8 @@ def evaluate(
     to: options.ResultsFolder = None,
 ) -> None:
     """Does the selection help? Train on it, on random rows, the longest, everything; compare. Resumes."""
-    _quiet_libraries(verbose=False)
-    with _failures():
+    quiet_libraries(verbose=False)
+    with failures():
         from pipelines.evaluate.evaluate import evaluate as measure
         from pipelines.evaluate.settings import EvaluateSettings
         from pipelines.evaluate.text import evaluated_text
@@ -477,8 +354,8 @@ def evaluate(
             answers,
             workers=workers,
         )
-        done = measure(outs, to, settings, Progress(_console()))
-        _show(evaluated_text(done.results, done.folder))
+        done = measure(outs, to, settings, Progress(console()))
+        show(evaluated_text(done.results, done.folder))
 
 
 def _close(finished: Finished) -> None:
@@ -486,11 +363,11 @@ def _close(finished: Finished) -> None:
 
     manifest = finished.manifest
     for file in manifest["unreadable_files"]:
-        _say(f"WARNING: not read to its end: {file['path']}: {file['reason']} ({file['detail']})", "WARNING")
+        say(f"WARNING: not read to its end: {file['path']}: {file['reason']} ({file['detail']})", "WARNING")
     if CONTEXT.as_json:
         counts = {key: manifest["counts"][key] for key in ("read", "bad", "not_scored", "dropped", "kept")}
         counts = {f"rows_{key}": count for key, count in counts.items()}
-        _say(f"Finished: {finished.place}", numbers={**counts, "seconds": manifest["seconds"]})
+        say(f"Finished: {finished.place}", numbers={**counts, "seconds": manifest["seconds"]})
     else:
         from pipelines.summary import print_summary
 

@@ -161,7 +161,7 @@ def _page(out: str, manifest: Mapping[str, Any]) -> str:
     return render(
         "report.html.j2",
         SCRIPTS,
-        script_data(out, numbers, regions, _units()),
+        script_data(out, numbers, regions, column_units()),
         manifest=manifest,
         counts=manifest["counts"],
         flow=_flow(manifest["counts"], _count(dropped, "stage").get("score", 0)),
@@ -310,7 +310,7 @@ def _plane(numbers: Numbers, regions: Sequence[Region]) -> PlaneChart | None:
     points = np.array([finite(numbers.sample.table, name) for name in (found.x, found.y)])
     both = np.isfinite(points).all(axis=0)
     points, states = points[:, both], numbers.sample.states[both]
-    units = _units()
+    units = column_units()
     names = [f"{name} ({units[name]})" if units.get(name) else name for name in (found.x, found.y)]
     picture = plane(points, states, Frame(names[0], names[1], *found.frame), regions, found.rows)
     return PlaneChart(
@@ -327,7 +327,8 @@ def _known_columns() -> dict[str, tuple[str, str, str]]:
     return known | {name: (doc, "tokens", "neither") for name, doc in TOKEN_COLUMNS.items()}
 
 
-def _units() -> dict[str, str]:
+def column_units() -> dict[str, str]:
+    """Units of the columns that winnow's own scorers write."""
     return {name: unit for name, (_, unit, _) in _known_columns().items()}
 
 

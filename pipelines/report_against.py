@@ -1,95 +1,42 @@
-"""Comparison of two runs over the same rows: which of them each kept, why, and how their scores moved.
-
-Rows are matched by the hash of their id and held as a few numbers each; scores are read one column at a time
-and texts only of the rows shown.
-"""
+"""Comparison of two runs over the same rows: which of them each kept, why, and how their scores moved."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import yaml
 
 from connectors.manifest import read_manifest
 from connectors.storage import Place, join, write_text
-from pipelines.charts import Floats
-from pipelines.report_examples import ShownRow, format_number, iter_rows_at, shown_row
-from pipelines.report_numbers import TOKEN_COLUMNS, finite, number_columns, parts, tokens_of
+from pipelines.charts import CELL_MARKS, Floats
+from pipelines.report import column_units
+from pipelines.report_against_plane import Drawn, draw, picture, script_data
+from pipelines.report_examples import ShownRow, format_number, shown_row
+from pipelines.report_matched import (
+    BOTH,
+    CELLS,
+    NEITHER,
+    ONLY_A,
+    ONLY_B,
+    Matched,
+    Names,
+    match,
+    read_rows,
+    rows_stored,
+    shared_scores,
+)
 from pipelines.report_page import render
-from pipelines.selectors.id_order import id_order
 
 AGAINST_PAGE = "report-against.html"
 EXAMPLES_PER_CELL = 4
 REASONS_SHOWN = 30
 SOURCES_SHOWN = 50
-CELLS = ("kept in both", "kept by A only", "kept by B only", "kept by neither")
-BOTH, ONLY_A, ONLY_B, NEITHER = range(4)
-
-Ints = npt.NDArray[np.int64]
-Codes = npt.NDArray[np.int32]
-Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(slots=True)
-class Names:
-    """Texts that repeat, each with a code in the order of its first row."""
-
-    codes: dict[str, int] = field(default_factory=dict)
-
-    def of(self, column: pa.ChunkedArray) -> Codes:
-        """The codes of a column; null is ""."""
-        encoded = column.fill_null("").combine_chunks().dictionary_encode()
-        own = [self.codes.setdefault(name, len(self.codes)) for name in encoded.dictionary.to_pylist()]
-        codes: Codes = np.array(own, np.int32)[encoded.indices.to_numpy()]
-        return codes
-
-
-@dataclass(frozen=True, slots=True)
-class RunRows:
-    """The rows of a run, in the order of the hashes of their ids; every array has shape (rows,).
-
-    Attributes:
-        out: Folder of the run.
-        keys: uint64, ascending: the hash of (0, id), as the sample of a report is drawn by.
-        place: Place of each row among those of OUT/train and then OUT/dropped.
-        kept: Whether it was kept.
-        source: Code in the `Names` of sources; `reason` in those of reasons.
-        tokens: Prompt and response tokens, 0 where not counted.
-        train_rows: Rows of OUT/train.
-    """
-
-    out: str
-    keys: npt.NDArray[np.uint64]
-    place: Ints
-    kept: Bools
-    source: Codes
-    reason: Codes
-    tokens: Ints
-    train_rows: int
-
-    def score(self, name: str) -> Floats:
-        """A score of every row, NaN where it has none."""
-        schema = pa.schema([(name, pa.float64())])
-        values = [np.zeros(0), *(finite(part.table, name) for part in parts(self.out, schema))]
-        return np.concatenate(values)[self.place]
-
-
-@dataclass(frozen=True, slots=True)
-class Matched:
-    """Two runs row by row: where the rows that both have stand in each, and the cell of each, shape (n,)."""
-
-    a: RunRows
-    b: RunRows
-    in_a: Ints
-    in_b: Ints
-    cell: npt.NDArray[np.int8]
+_TEXTS = ("id", "reason", "messages", "prompt_excerpt", "response_excerpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +69,16 @@ def write_against(out: Place, other: str | Path) -> Place:
     sources, reasons = Names(), Names()
     matched = match(*(read_rows(str(folder), sources, reasons) for folder in (out, other)))
     columns = shared_scores(str(out), str(other))
-    shifts, means = _scores(matched, columns)
+    drawn = draw(matched, columns)
+    shifts, means = _scores(matched, columns, drawn)
+    units = column_units()
     page = render(
         "report_against.html.j2",
-        ("report_tables.js",),
-        {},
+        ("report_tables.js", "report_plane.js"),
+        script_data(matched, drawn, sources, reasons, units) if drawn else {},
+        drawn=drawn,
+        marks=list(CELL_MARKS.items()),
+        picture=picture(matched, drawn, units) if drawn else None,
         runs=[_described(folder, own) for folder, own in zip((out, other), manifests, strict=True)],
         cells=CELLS,
         counts=np.bincount(matched.cell, minlength=4).tolist(),
@@ -144,62 +96,6 @@ def write_against(out: Place, other: str | Path) -> Place:
     path = join(out, AGAINST_PAGE)
     write_text(path, page)
     return path
-
-
-def read_rows(out: str, sources: Names, reasons: Names) -> RunRows:
-    """The rows of a run; texts are read for their hashes and codes, a part of the files at a time."""
-    texts = dict.fromkeys(("id", "source", "reason"), pa.string())
-    schema = pa.schema({**texts, **dict.fromkeys(TOKEN_COLUMNS, pa.float64())})
-    columns: list[list[npt.NDArray[Any]]] = [[np.zeros(0, kind)] for kind in ("u8", "?", "i4", "i4", "i8")]
-    for part in parts(out, schema):
-        table = part.table
-        own: tuple[npt.NDArray[Any], ...] = (
-            id_order(table["id"], seed=0),
-            np.full(table.num_rows, part.kept),
-            sources.of(table["source"]),
-            reasons.of(table["reason"]),
-            tokens_of(table)[0],
-        )
-        for column, values in zip(columns, own, strict=True):
-            column.append(values)
-    keys, kept, source, reason, tokens = (np.concatenate(column) for column in columns)
-    place = np.argsort(keys, kind="stable")
-    return RunRows(
-        out, keys[place], place, kept[place], source[place], reason[place], tokens[place], int(kept.sum())
-    )
-
-
-def match(a: RunRows, b: RunRows) -> Matched:
-    """The rows that both runs have.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    # 64 bits: among a million rows, two share a hash by chance once in forty million comparisons
-    _, in_a, in_b = np.intersect1d(a.keys, b.keys, return_indices=True)
-    if not len(in_a):
-        raise ValueError(
-            f"{a.out} ({_first_id(a)}) and {b.out} ({_first_id(b)}) share no row. "
-            "An id is made of the source, the file's name and the row: compare runs over the same files "
-            "under the same names of sources"
-        )
-    cell = np.where(
-        a.kept[in_a], np.where(b.kept[in_b], BOTH, ONLY_A), np.where(b.kept[in_b], ONLY_B, NEITHER)
-    )
-    return Matched(a, b, in_a, in_b, cell.astype(np.int8))
-
-
-def _first_id(rows: RunRows) -> str:
-    first = next(
-        (part.table["id"][0].as_py() for part in parts(rows.out, pa.schema([("id", pa.string())]))), None
-    )
-    return f"its first id: {first}" if first is not None else "no rows"
-
-
-def shared_scores(out: str, other: str) -> list[str]:
-    """Names of the scores that both runs have, in the order of the first."""
-    there = number_columns(other).scores
-    return [name for name in number_columns(out).scores if name in there]
 
 
 def recipe_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -235,16 +131,18 @@ def _tokens(matched: Matched) -> list[int]:
 
 
 def _scores(
-    matched: Matched, columns: Sequence[str]
+    matched: Matched, columns: Sequence[str], drawn: Drawn | None
 ) -> tuple[list[Shift], list[tuple[str, list[float | None]]]]:
-    """The shift of each score, and A's mean of it (B's where A has none) in each cell."""
+    """The shift of each score, and A's mean of it (B's where A has none) in each cell; fills in `drawn`."""
     shifts, means = [], []
     for name in columns:
-        a, b = matched.a.score(name)[matched.in_a], matched.b.score(name)[matched.in_b]
+        a, b = matched.score(name)
         both = np.isfinite(a) & np.isfinite(b)
         if both.any():
             shifts.append(shift(name, a[both], b[both]))
         own = np.where(np.isfinite(a), a, b)
+        if drawn is not None:
+            drawn.values[name] = own[drawn.at]
         cells = [own[(matched.cell == cell) & np.isfinite(own)] for cell in range(4)]
         if any(len(values) for values in cells):
             means.append((name, [float(values.mean()) if len(values) else None for values in cells]))
@@ -314,31 +212,16 @@ def _examples(
     """Of each cell the rows of the least hashes: as A has them, and what B says of each."""
     chosen = {cell: np.flatnonzero(matched.cell == cell)[:EXAMPLES_PER_CELL] for cell in range(4)}
     every = np.concatenate(list(chosen.values()))
-    a = _stored(matched.a, matched.in_a[every], columns)
-    b = _stored(matched.b, matched.in_b[every], columns)
+    a = dict(rows_stored(matched.a, matched.in_a[every], [*_TEXTS, *columns]))
+    b = dict(rows_stored(matched.b, matched.in_b[every], ["reason", *columns]))
     found, start = {}, 0
     for cell, rows in chosen.items():
-        pairs = zip(a[start : start + len(rows)], b[start : start + len(rows)], strict=True)
         found[cell] = [
-            (replace(shown_row(one, ()), facts=_facts(one, columns)), _facts(two, columns, one))
-            for one, two in pairs
+            (replace(shown_row(a[i], ()), facts=_facts(a[i], columns)), _facts(b[i], columns, a[i]))
+            for i in range(start, start + len(rows))
         ]
         start += len(rows)
     return found
-
-
-def _stored(rows: RunRows, at: Ints, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The stored rows at some places of a run, in that order."""
-    places = rows.place[at]
-    wanted = ["id", "reason", "messages", "prompt_excerpt", "response_excerpt", *columns]
-    found: dict[int, dict[str, Any]] = {}
-    for folder, start in (("train", 0), ("dropped", rows.train_rows)):
-        in_train = places < rows.train_rows
-        own = places[in_train if folder == "train" else ~in_train] - start
-        found |= {
-            place + start: row for place, row in iter_rows_at(join(rows.out, folder), own.tolist(), wanted)
-        }
-    return [found[place] for place in places.tolist()]
 
 
 def _facts(

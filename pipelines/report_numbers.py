@@ -7,7 +7,7 @@ every row between those places, so what a threshold would keep is exact, and sum
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,8 @@ class Spread:
     def add(self, values: Floats, tokens: Ints, kept: bool) -> None:
         """Counts the finite values of a part's rows."""
         known = np.isfinite(values)
-        sides = (np.searchsorted(self.edges, values[known], side) for side in ("left", "right"))
-        places: Ints = sum(sides)  # type: ignore[assignment]  # two arrays, never the 0 of no arrays
+        left, right = (np.searchsorted(self.edges, values[known], side) for side in ("left", "right"))
+        places = left + right
         size = self.rows.shape[1]
         self.rows[int(kept)] += np.bincount(places, minlength=size)
         self.tokens[int(kept)] += np.bincount(places, tokens[known], size).astype(np.int64)
@@ -296,20 +296,20 @@ def _known(table: pa.Table, name: str) -> Floats:
     return values[np.isfinite(values)]
 
 
+def axes(names: Iterable[str]) -> tuple[str, str] | None:
+    """The two scores to draw: loss and entropy, else the first two, counts of tokens last; None of fewer."""
+    ordered = sorted(names, key=lambda name: name in TOKEN_COLUMNS)
+    if {"loss", "entropy"} <= set(ordered):
+        return "loss", "entropy"
+    return (ordered[0], ordered[1]) if len(ordered) > 1 else None
+
+
 def _plane_of(values: dict[str, Floats]) -> Plane | None:
-    """Loss against entropy where the run has them, else its first two scores; None with fewer than two."""
-    names = [name for name, own in values.items() if len(own)]
-    if {"loss", "entropy"} <= set(names):
-        names = ["loss", "entropy"]
-    names = [
-        *(name for name in names if name not in TOKEN_COLUMNS),
-        *(n for n in names if n in TOKEN_COLUMNS),
-    ]
-    if len(names) < 2:
+    found = axes(name for name, own in values.items() if len(own))
+    if found is None:
         return None
-    x, y = names[:2]
-    frame = robust_range(values[x]), robust_range(values[y])
-    return Plane(x, y, frame, np.zeros((2, TILES, TILES), np.int64))
+    frame = robust_range(values[found[0]]), robust_range(values[found[1]])
+    return Plane(*found, frame, np.zeros((2, TILES, TILES), np.int64))
 
 
 def _count(numbers: Numbers, part: Part) -> None:

@@ -1,7 +1,8 @@
 // The plane of rows: shows the row at the pointer or under the keyboard, pins it, and changes axes and rows shown.
 
-const STATES = ["kept", "dropped", "suspect"];
-const MARKS = ["h0", "m-2.2-2.2l4.4 4.4m0-4.4l-4.4 4.4", "m0-3.6l3.6 3.6-3.6 3.6-3.6-3.6z"];  // as in charts.py
+const STATES = DATA.states.map(([name]) => name);
+const CLASSES = DATA.states.map(([, own]) => `mark ${own}`);
+const MARKS = DATA.states.map(([, , path]) => path);
 const FRAME = {left: 56, right: 632, top: 12, bottom: 404};
 const NARROW = 110;  // a region that its name does not fit into has it beside it
 const NEAR = 30;  // how far from a mark, in units of the picture, the pointer still means it
@@ -65,11 +66,11 @@ function drawPlane() {
 /** The marks within all thresholds, or those outside, which are faded. */
 function drawMarks(within) {
   const group = shape("g", within ? {} : {class: "faded"});
-  STATES.forEach((name, state) => {
+  STATES.forEach((_, state) => {
     const path = plane.shown
       .filter(({row}) => DATA.sample.state[row] === state && (plane.within === null || plane.within[row]) === within)
       .map(({x, y}) => `M${x.toFixed(1)} ${y.toFixed(1)}${MARKS[state]}`);
-    if (path.length) group.append(shape("path", {class: `mark ${name}`, d: path.join("")}));
+    if (path.length) group.append(shape("path", {class: CLASSES[state], d: path.join("")}));
   });
   return group;
 }
@@ -110,6 +111,13 @@ function drawRegions(across, up) {
   return names;
 }
 
+/** The mark of a state, for a line of text. */
+function icon(state) {
+  const made = shape("svg", {viewBox: "-6 -6 12 12", "aria-hidden": "true"});
+  made.append(shape("path", {class: CLASSES[state], d: `M0 0${MARKS[state]}`}));
+  return made;
+}
+
 function note(text) {
   plane.note.textContent = text;
 }
@@ -126,15 +134,13 @@ function select(row) {
     return;
   }
   const {id, source, reason, state, prompt, response, numbers} = DATA.sample;
-  const icon = shape("svg", {viewBox: "-6 -6 12 12", "aria-hidden": "true"});
-  icon.append(shape("path", {class: `mark ${STATES[state[row]]}`, d: `M0 0${MARKS[state[row]]}`}));
   const facts = element("dl");
   for (const [name, values] of Object.entries(numbers)) {
     if (values[row] !== null) facts.append(element("dt", {}, name), element("dd", {}, significant(values[row])));
   }
   plane.card.replaceChildren(
-    element("p", {class: "state"}, icon, STATES[state[row]] + (plane.pinned ? ", pinned" : "")),
-    element("p", {}, element("bdi", {}, reason.names[reason.codes[row]])),
+    element("p", {class: "state"}, icon(state[row]), STATES[state[row]] + (plane.pinned ? ", pinned" : "")),
+    ...reason.names[reason.codes[row]].split("\n").map((line) => element("p", {}, element("bdi", {}, line))),
     element("p", {class: "id"}, element("bdi", {}, id[row])),
     element("p", {class: "id"}, "source ", element("bdi", {}, source.names[source.codes[row]])),
     element("h3", {}, "prompt"), element("p", {class: "text", dir: "auto"}, prompt[row] || "(empty)"),
@@ -214,7 +220,7 @@ function stateBoxes() {
     const rows = DATA.sample.state.filter((own) => own === state).length;
     input.checked = true;
     input.addEventListener("change", drawPlane);
-    if (rows) show.append(element("label", {}, input, `${name} (${commas(rows)})`));
+    if (rows) show.append(element("label", {}, input, icon(state), `${name} (${commas(rows)})`));
     return input;
   });
   plane.tools.append(show);
@@ -231,6 +237,7 @@ function startPlane() {
   plane.card = element("aside", {class: "card", "aria-live": "polite", "aria-label": "The row chosen", tabindex: 0});
   plane.note = element("span", {role: "status"});
   stateBoxes();
+  for (const line of document.querySelectorAll("#marks .state-name")) line.hidden = true;  // the boxes name them
   plane.x = choice("across", columns, DATA.plane.x);
   plane.y = choice("up", columns, DATA.plane.y);
   const sources = [...source.names].sort().map((name) => [name, name]);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from connectors.examples import prompt_text, response_text
 from connectors.storage import join
-from pipelines.charts import Region
+from pipelines.charts import MARKS, Region
 from pipelines.report_examples import iter_rows_at, visible
 from pipelines.report_numbers import Numbers, Sample, Spread, finite
 from pipelines.report_page import embedded
@@ -35,6 +35,7 @@ def script_data(
     """
     plane = numbers.plane
     return {
+        "states": [(name, name, path) for name, path in MARKS.items()],
         "sample": sample_rows(out, numbers.sample, numbers.columns.all),
         "units": {name: units[name] for name in numbers.columns.all if units.get(name)},
         "spreads": {name: _spread(spread) for name, spread in numbers.spreads.items()},
@@ -55,11 +56,20 @@ def sample_rows(out: str | Path, sample: Sample, columns: tuple[str, ...]) -> di
         columns: Number columns to give with each row.
     """
     texts = _texts(out, sample.table)
+    return fitted(lambda chars, every: _rows(sample, columns, texts, chars, every))
+
+
+def fitted(rows: Callable[[int, int], dict[str, Any]]) -> dict[str, Any]:
+    """What `rows(chars, every)` gives for the longest excerpts and the most rows that fit SAMPLE_BYTES.
+
+    Args:
+        rows: Gives each `every`th row, with `chars` characters of its texts.
+    """
     chars, every = EXCERPT_CHARS, 1
     while True:
-        rows = _rows(sample, columns, texts, chars, every)
-        if _size(rows) <= SAMPLE_BYTES:
-            return rows
+        found = rows(chars, every)
+        if _size(found) <= SAMPLE_BYTES:
+            return found
         if chars > EXCERPT_CHARS // 8:
             chars //= 2
         else:
@@ -80,7 +90,7 @@ def _rows(
         "reason": _coded(table["reason"]),
         "prompt": [visible(prompt, chars) for prompt, _ in shown],
         "response": [visible(response, chars) for _, response in shown],
-        "numbers": {name: _short(finite(table, name)) for name in columns},
+        "numbers": {name: short(finite(table, name)) for name in columns},
     }
 
 
@@ -90,7 +100,7 @@ def _texts(out: str | Path, table: pa.Table) -> list[tuple[str, str]]:
     wanted = {name: [p for p, k in zip(at, kept, strict=True) if k == own] for name, own in _FOLDERS.items()}
     columns = {"train": ["messages"], "dropped": ["prompt_excerpt", "response_excerpt"]}
     texts = {
-        own: {p: _excerpts(row) for p, row in iter_rows_at(join(str(out), name), wanted[name], columns[name])}
+        own: {p: excerpts(row) for p, row in iter_rows_at(join(str(out), name), wanted[name], columns[name])}
         for name, own in _FOLDERS.items()
     }
     return [texts[k][p] for p, k in zip(at, kept, strict=True)]
@@ -99,7 +109,8 @@ def _texts(out: str | Path, table: pa.Table) -> list[tuple[str, str]]:
 _FOLDERS = {"train": True, "dropped": False}
 
 
-def _excerpts(row: dict[str, Any]) -> tuple[str, str]:
+def excerpts(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The beginnings of a stored row's prompt and response."""
     if "messages" in row:
         texts = prompt_text(row["messages"] or []), response_text(row["messages"] or [])
     else:
@@ -108,7 +119,7 @@ def _excerpts(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _coded(column: pa.ChunkedArray) -> dict[str, Any]:
-    """Texts that repeat, as codes into a list of them."""
+    """Texts that repeat, as codes into a list of them; null is ""."""
     encoded = column.fill_null("").combine_chunks().dictionary_encode()
     return {
         "names": [visible(v) for v in encoded.dictionary.to_pylist()],
@@ -116,7 +127,7 @@ def _coded(column: pa.ChunkedArray) -> dict[str, Any]:
     }
 
 
-def _short(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[float | int | None]:
+def short(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[float | int | None]:
     """DIGITS significant digits; None where there is no value."""
     rounded = (float(f"{v:.{DIGITS}g}") if math.isfinite(v) else None for v in values.tolist())
     return [int(v) if v is not None and v.is_integer() and abs(v) < 2**53 else v for v in rounded]

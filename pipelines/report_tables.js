@@ -90,4 +90,14 @@ function makeSortable(table) {
   }
 }
 
+/** Wide tables can be scrolled with the keyboard; those that fit are no stop for the Tab key. */
+function markScrollable() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
+  }
+}
+
 for (const table of document.querySelectorAll("table.sortable")) makeSortable(table);
+markScrollable();
+window.addEventListener("resize", markScrollable);
+document.addEventListener("toggle", markScrollable, true);  // a table in a part that was folded

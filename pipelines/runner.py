@@ -279,19 +279,20 @@ def _stderr_to(log: Path) -> Iterator[None]:
         os.close(kept)
 
 
+OURS = signal.SIGUSR2  # interrupts this process when a worker dies; SIGINT means that the user did
+
+
 class Stop:
     """Whether the user asked the command to stop, for what a KeyboardInterrupt alone cannot tell.
 
     Python drops a KeyboardInterrupt that is raised inside a destructor, and Beam has many.
 
     Attributes:
-        requested: A signal came from outside.
-        worker_died: We interrupt ourselves, because a worker died and Beam would wait for it for ever.
+        requested: A signal came.
         caught: The command is on its way out; later signals say nothing new.
     """
 
     requested = False
-    worker_died = False
     caught = False
 
     def check(self) -> None:
@@ -312,7 +313,7 @@ def stop_on_signals() -> None:
 
     def on_signal(*_: object) -> None:
         if not STOP.caught:
-            STOP.requested = not STOP.worker_died
+            STOP.requested = True
             _kill_workers()
             raise KeyboardInterrupt
 
@@ -320,21 +321,33 @@ def stop_on_signals() -> None:
         if not isinstance(lost.exc_value, KeyboardInterrupt):
             sys.__unraisablehook__(lost)
         elif not STOP.caught:  # it was raised inside a destructor: try again a little later
-            threading.Timer(0.2, _interrupt_main_thread).start()
+            number = signal.SIGINT if STOP.requested else OURS
+            threading.Timer(0.2, _send_main_thread, [number]).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     sys.unraisablehook = unraisable
 
 
-def _interrupt_main_thread() -> None:
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+def _send_main_thread(number: int) -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+def _interrupt(*_: object) -> None:
+    if not STOP.caught:
+        raise KeyboardInterrupt
 
 
 @dataclass
 class _Watch:
-    """Why a worker died; empty while none did."""
+    """What to do when a worker dies.
 
+    Attributes:
+        signal: That interrupts the main thread.
+        reason: Why a worker died; empty while none did.
+    """
+
+    signal: int
     reason: str = ""
 
 
@@ -368,9 +381,8 @@ class _ThreadErrors:
                     "mean killed, usually out of memory). Use fewer workers or a smaller model; "
                     "run again to resume."
                 )
-                STOP.worker_died = True
                 _kill_workers()
-            _interrupt_main_thread()
+            _send_main_thread(self.watch.signal)
 
 
 @contextlib.contextmanager
@@ -382,19 +394,15 @@ def _dead_worker_watch() -> Iterator[_Watch]:
     hook = threading.excepthook
     if not isinstance(hook, _ThreadErrors):
         hook = threading.excepthook = _ThreadErrors(hook)
-    # A shell starts what it puts in the background with SIGINT ignored, and then nothing would interrupt us.
     in_main = threading.current_thread() is threading.main_thread()
-    deaf = in_main and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    if deaf:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    hook.watch = watch = _Watch()
-    STOP.worker_died = False
+    before = signal.signal(OURS, _interrupt) if in_main else None
+    hook.watch = watch = _Watch(OURS if in_main else signal.SIGINT)
     try:
         yield watch
     finally:
         hook.watch = None
-        if deaf:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if in_main:  # one that is still on its way must not end the process, as it would by default
+            signal.signal(OURS, before if callable(before) else signal.SIG_IGN)
 
 
 def _kill_workers() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from connectors.manifest import json_hash
 from connectors.shards import write_parquet
@@ -48,7 +49,8 @@ def make_tasks(
     (folder / "arms").mkdir(parents=True, exist_ok=True)
     table = held_out.rows.table.append_column("gold", pa.array(held_out.gold, pa.string()))
     held_out_file, held_out_hash = _store(table, folder)
-    threads = settings.threads or max(1, len(os.sched_getaffinity(0)) // settings.workers)
+    cores = max(1, len(os.sched_getaffinity(0)) // settings.workers)
+    threads = settings.threads or min(torch.get_num_threads(), cores)
     kind = settings.answers
     answers = AnswerSettings(kind, settings.answer_rows, settings.answer_tokens) if kind else None
     stored: dict[int, tuple[str, str]] = {}  # sets that are the same for all seeds are written once

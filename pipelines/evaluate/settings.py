@@ -26,7 +26,7 @@ class EvaluateSettings:
         answer_tokens: Most tokens of an answer.
         curve_points: How often the loss is measured during training.
         workers: Arms that are trained side by side, each in a process of its own.
-        threads: Of torch in each process, on CPU; None: the cores shared out evenly.
+        threads: Of torch in each process, on CPU; None: the cores shared out, no more than torch takes.
     """
 
     model: str | None = None

@@ -60,7 +60,8 @@ def split_into_passes(inputs: Mapping[str, torch.Tensor], pass_tokens: int) -> l
     """Parts of a padded batch, each of rows of similar length, longest first, without the padding of others.
 
     Args:
-        inputs: Tensors of shape (rows, time), padded on the right, `attention_mask` among them.
+        inputs: Tensors of shape (rows, time), padded on the right, `attention_mask` among them; the parts
+            have none.
         pass_tokens: Most tokens of a part with its padding; a longer row is a part of its own.
     """
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
@@ -70,4 +71,7 @@ def split_into_passes(inputs: Mapping[str, torch.Tensor], pass_tokens: int) -> l
         if not parts or (len(parts[-1]) + 1) * lengths[parts[-1][0]] > pass_tokens:
             parts.append([])
         parts[-1].append(row)
-    return [{name: tensor[part][:, : lengths[part[0]]] for name, tensor in inputs.items()} for part in parts]
+    # Padding is on the right and attention is causal: no real token sees it, and without a mask the kernels
+    # are faster.
+    names = [name for name in inputs if name != "attention_mask"]
+    return [{name: inputs[name][part][:, : lengths[part[0]]] for name in names} for part in parts]

@@ -72,7 +72,7 @@ def row_losses(trainee: Trainee, rows: TokenRows) -> tuple[npt.NDArray[np.float6
             name: tensor.to(trainee.model.device)
             for name, tensor in collate([features[i] for i in part]).items()
         }
-        outputs = trainee.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        outputs = trainee.model(input_ids=batch["input_ids"])  # padding is on the right: no token sees it
         tokens = label_tokens(outputs, batch["labels"])
         losses, _ = token_losses(tokens)
         ends = np.concatenate(([0], np.cumsum(tokens.lengths.cpu().numpy())))

@@ -150,9 +150,9 @@ def test_the_recipe_line_keeps_as_many_rows_as_the_page_said(
 
 def test_thresholds_together_are_counted_in_the_sample_and_taken_back(page: Page, real: Finished) -> None:
     opened(page, Path(real.out, "report.html"))
-    for label, key in (("loss at most", "ArrowLeft"), ("entropy at least", "ArrowRight")):
+    for label, key in (("loss at most", "PageDown"), ("entropy at least", "PageUp")):
         page.get_by_label(label, exact=True).focus()
-        for _ in range(45):
+        for _ in range(5):
             page.keyboard.press(key)
     bounds = [
         float(page.get_by_label(label, exact=True).get_attribute("aria-valuetext") or "")
@@ -160,7 +160,9 @@ def test_thresholds_together_are_counted_in_the_sample_and_taken_back(page: Page
     ]
     loss, entropy = (column(real.out, name, "train", "dropped") for name in ("loss", "entropy"))
     together = page.locator("#together")
-    both = int(((loss <= bounds[0]) & (entropy >= bounds[1])).sum())
+    low, high = loss <= bounds[0], entropy >= bounds[1]
+    both = int((low & high).sum())
+    assert 0 < both < min(low.sum(), high.sum())
     assert f"Within all 2 thresholds together: {both} of the" in together.inner_text()
     assert len(yaml.safe_load(together.locator("pre").inner_text())) == 2
     assert page.locator("#explorer g.faded path").count() > 0
@@ -317,6 +319,14 @@ def test_the_comparison_opens_sorts_and_shows_rows_of_each_cell(
     assert sum(cells) == counts[2]
     assert "top_k" in page.locator(".diff .add").all_inner_texts()[0] + page.locator(".diff").inner_text()
     assert page.locator("#examples .row").count() == 16
+    page.locator('[role="application"]').focus()
+    page.keyboard.press("ArrowLeft")
+    row_id = page.locator(".card .id").first.inner_text()
+    for letter, out in (("A", a), ("B", b)):
+        assert f"{letter}: {row_of(Path(out), row_id)['reason']}" in page.locator(".card").inner_text()
+    page.get_by_label(re.compile("^kept in both")).uncheck()
+    assert page.locator("#explorer svg.plane path.mark.kept").count() == 0
+    assert page.locator("#explorer svg.plane path.mark.only-b").count() == 1
 
 
 def test_a_decision_taken_again_takes_the_old_comparison_away(real: Finished, tmp_path: Path) -> None:

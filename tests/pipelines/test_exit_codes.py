@@ -15,8 +15,9 @@ import typer
 import yaml
 
 from connectors.manifest import InputChanged
-from pipelines import cli
+from pipelines import terminal
 from pipelines.books import UnbalancedBooks
+from pipelines.cli import EXIT_CODES
 from pipelines.exit_codes import CODES, MEANINGS, ExitCode, codes_text, exit_code_of
 from pipelines.failed_rows import TooManyFailedRows
 from pipelines.ingest import TooManyBadRows
@@ -63,14 +64,14 @@ def test_every_way_to_end_has_its_code_and_a_message(
 ) -> None:
     monkeypatch.setattr("pipelines.runner.stop_on_signals", lambda: None)
     monkeypatch.setattr("pipelines.runner.STOP.caught", False)
-    with pytest.raises(typer.Exit) as ended, cli._failures(str(tmp_path)):
+    with pytest.raises(typer.Exit) as ended, terminal.failures(str(tmp_path)):
         raise error
     assert ended.value.exit_code == code
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert said.strip()
     # whatever is nobody's known fault leaves its traceback where the message says
-    log = tmp_path / cli.RUN_LOG
+    log = tmp_path / terminal.RUN_LOG
     assert log.exists() == (code == 1 or str(error) == FROM_A_WORKER)
     assert not log.exists() or str(log) in said
 
@@ -79,9 +80,9 @@ def test_credentials_do_not_reach_the_screen_or_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("pipelines.runner.stop_on_signals", lambda: None)
-    with pytest.raises(typer.Exit), cli._failures(str(tmp_path)):
+    with pytest.raises(typer.Exit), terminal.failures(str(tmp_path)):
         raise RuntimeError("cannot reach https://me:hunter2@host/x")
-    assert "hunter2" not in capsys.readouterr().err + (tmp_path / cli.RUN_LOG).read_text()
+    assert "hunter2" not in capsys.readouterr().err + (tmp_path / terminal.RUN_LOG).read_text()
 
 
 def test_a_second_run_in_one_folder_is_refused_as_in_use(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_readme_docs_and_help_say_what_every_code_means() -> None:
     for code, meaning in MEANINGS.items():
         assert f"| {code.value} | {meaning} |" in texts[0]
         assert f"| {code.value} | {meaning} |" in texts[1]
-    assert codes_text() in cli.EXIT_CODES
+    assert codes_text() in EXIT_CODES
 
 
 def test_a_run_with_too_many_bad_rows_says_so_as_json(tmp_path: Path) -> None:

@@ -10,18 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from connectors.manifest import read_manifest
-from pipelines.report_against import (
-    BOTH,
-    NEITHER,
-    ONLY_A,
-    ONLY_B,
-    Names,
-    match,
-    read_rows,
-    recipe_difference,
-    shift,
-    write_against,
-)
+from pipelines.report_against import recipe_difference, shift, write_against
+from pipelines.report_matched import BOTH, NEITHER, ONLY_A, ONLY_B, Names, match, read_rows
 from tests.pipelines.fake_run import SCRIPT, make_run, write_manifest
 
 ROWS = 120
@@ -81,7 +71,7 @@ def test_every_row_of_both_runs_is_in_exactly_one_cell(runs: tuple[Path, Path]) 
 
 def test_scores_are_those_of_the_same_rows(runs: tuple[Path, Path]) -> None:
     matched = match(*(read_rows(str(run), Names(), Names()) for run in runs))
-    a, b = matched.a.score("loss")[matched.in_a], matched.b.score("loss")[matched.in_b]
+    a, b = matched.score("loss")
     known = np.isfinite(a)
     assert known.any()
     assert b[known] == pytest.approx(2 * a[known])
@@ -103,7 +93,7 @@ def test_the_page_says_what_each_run_keeps_and_why(runs: tuple[Path, Path], tmp_
     why = html[html.index("why B drops them") :]
     assert "top_k: &lt;script&gt;" in why[: why.index("</table>")]
     assert '<span class="del">−     keep: 0.5</span><span class="add">+     keep: 0.4</span>' in html
-    assert html.count('<div class="row only">') == 4
+    assert html.count('<div class="row only-a">') == 4
 
 
 def test_a_run_against_itself_differs_in_nothing(runs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipelines import report_numbers
+from pipelines.report import write_report
 from pipelines.report_numbers import SHORTEST, Spread, read_numbers, stops
 from pipelines.report_page import embedded
 from pipelines.report_sample import SAMPLE_BYTES, sample_rows
 from tests.pipelines.fake_run import SCORES, make_run
 
+PAGE_BYTES = 4_000_000
 values = st.floats(-1e12, 1e12, allow_nan=False)
 
 
@@ -106,7 +108,7 @@ def test_numbers_of_all_rows_are_those_of_the_files(tmp_path: Path) -> None:
     assert numbers.lengths[64].rows[1] == ((response > 32) & (response <= 64)).sum()
 
 
-def test_a_sample_of_endless_ids_and_costly_texts_stays_small(tmp_path: Path) -> None:
+def test_a_page_of_endless_ids_and_costly_texts_stays_small(tmp_path: Path) -> None:
     out = make_run(tmp_path, 3000)
     for folder in ("train", "dropped", "scores"):
         for path in (out / folder).glob("*.parquet"):
@@ -119,6 +121,7 @@ def test_a_sample_of_endless_ids_and_costly_texts_stays_small(tmp_path: Path) ->
     assert 100 < len(rows["id"]) < 2550
     assert {len(own) for own in rows["numbers"].values()} == {len(rows["id"])}
     assert rows["of"] == 2550
+    assert write_report(out).stat().st_size < PAGE_BYTES
 
 
 def test_a_suspect_row_is_told_from_one_merely_dropped(tmp_path: Path) -> None:
