@@ -259,7 +259,7 @@ class Handler(BaseHTTPRequestHandler):
             return _error(HTTPStatus.BAD_REQUEST, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, one question must not end the server
             # The browser would wait for ever; the server goes on, and prints where it went wrong.
-            self.log_error("%s", f"{self.path[:200]!r}: {type(error).__name__}: {error}")
+            self.log_error("%s", f"{page[:200]!r}: {type(error).__name__}: {error}")
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR, error)
 
     def _send(self, answer: Answer) -> None:

@@ -151,7 +151,9 @@ def test_a_fault_is_said_and_the_server_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr("pipelines.view.rows.Rows.page", broken)
         assert data(server, "api/rows") == (500, {"error": "a disk failed"})
-    assert "RuntimeError: a disk failed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "RuntimeError: a disk failed" in said
+    assert server.token not in said
     assert data(server, "api/rows")[0] == 200
 
 
