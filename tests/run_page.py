@@ -14,22 +14,10 @@ from typing import Any
 
 from tests.doc_blocks import blocks_of
 
-PRELUDES = {  # what the reader has when the page begins
-    "README.md": """
-from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq
-from transformers import Trainer, TrainingArguments
-
-model = AutoModelForCausalLM.from_pretrained("my/model")
-collator = DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained("my/model"))
-args = TrainingArguments("tuned", use_cpu=True, report_to="none", max_steps=2, per_device_train_batch_size=4)
-""",
-}
-
 
 def run_page(page: Path) -> dict[int, str]:
     """What each Python block of a page prints, by the number of its line."""
     names: dict[str, Any] = vars(sys.modules["__main__"])  # as in a notebook: classes can be pickled
-    exec(PRELUDES.get(page.name, ""), names)  # noqa: S102 - ours, above
     printed = {}
     for block in blocks_of(page):
         if block.language != "python" or block.not_run:
