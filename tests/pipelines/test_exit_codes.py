@@ -63,7 +63,7 @@ def test_every_way_to_end_has_its_code_and_a_message(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("pipelines.runner.stop_on_signals", lambda: None)
+    monkeypatch.setattr("pipelines.interrupts.stop_on_signals", lambda: None)
     monkeypatch.setattr("pipelines.interrupts.STOP.caught", False)
     with pytest.raises(typer.Exit) as ended, terminal.failures(str(tmp_path)):
         raise error
@@ -80,7 +80,7 @@ def test_every_way_to_end_has_its_code_and_a_message(
 def test_credentials_do_not_reach_the_screen_or_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipelines.runner.stop_on_signals", lambda: None)
+    monkeypatch.setattr("pipelines.interrupts.stop_on_signals", lambda: None)
     with pytest.raises(typer.Exit), terminal.failures(str(tmp_path)):
         raise RuntimeError("cannot reach https://me:hunter2@host/x")
     assert "hunter2" not in capsys.readouterr().err + (tmp_path / terminal.RUN_LOG).read_text()
