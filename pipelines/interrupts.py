@@ -72,8 +72,7 @@ def _send_main_thread(number: int) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    if not STOP.caught:
-        raise KeyboardInterrupt
+    raise KeyboardInterrupt
 
 
 @dataclass

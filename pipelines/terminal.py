@@ -37,7 +37,6 @@ def failures(out: str | None = None) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - nobody else is left to say what happened, whatever it is
         if STOP.requested:  # what Beam makes of its workers' end may come before our own exception
             raise _stopped() from error
-        STOP.caught = True  # an interruption of our own, of a worker that died, may still be on its way
         cause = cause_of(error)
         code, whole, where = exit_code_of(error, cause), traceback.format_exc(), ""
         if code is ExitCode.FAULT or cause != str(error):
