@@ -11,8 +11,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.skew import FIRST_ROW, case_recipe, write_case
-from connectors import shards
-from pipelines import ingest
+from connectors import examples, shards
 from pipelines.explain import explain_text
 from pipelines.progress import Progress
 from pipelines.recipe import parse_recipe
@@ -85,7 +84,7 @@ def test_a_row_of_megabytes_goes_all_the_way(tmp_path: Path, kept: bool) -> None
 
 def test_long_rows_are_worked_on_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "UNIT_BYTES", 4_000_000)
-    monkeypatch.setattr(ingest, "BATCH_CHARS", 1_000_000)
+    monkeypatch.setattr(examples, "BATCH_CHARS", 1_000_000)
     run_case(tmp_path, "long", megabytes=1)
     units = shards.plan_units(
         map(str, sorted((tmp_path / "out" / ".winnow").glob("ingest-*/part-*.parquet")))
