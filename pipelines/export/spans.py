@@ -60,9 +60,15 @@ def run_renderer(run: RunOutput) -> Renderer:
             f"cannot be read ({error}). Put it there again, or export axolotl-tokenised, which needs none"
         ) from error
     limit = int(recorded.get("max_tokens") or sys.maxsize)
-    template = choose_template(tokenizer, model.chat_template)
     return Renderer(
-        tokenizer, template, limit, model.on_overflow, len(tokenizer), model.loss_on, model.score_end
+        tokenizer=tokenizer,
+        template=choose_template(tokenizer, model.chat_template),
+        max_tokens=limit,
+        on_overflow=model.on_overflow,
+        vocabulary=len(tokenizer),
+        loss_on=model.loss_on,
+        score_end=model.score_end,
+        on_control_tokens=model.on_control_tokens,
     )
 
 
