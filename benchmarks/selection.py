@@ -19,6 +19,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ SELECTORS: dict[str, Callable[[float], Select]] = {
     ],
     "DONOD": lambda keep: [{"donod": {"keep": keep}}],
     "verdict": lambda keep: [{"verdict": {"keep": keep, "token_keep": 0.7}}],
+    "verdict, suspect 0.5": lambda keep: [{"verdict": {"keep": keep, "token_keep": 0.7, "suspect": 0.5}}],
     "clean rows only": lambda keep: [
         {"threshold": {"column": "extra.planted", "max": 0}},
         {"random": {"keep": keep}},
@@ -133,8 +135,30 @@ def planted_among_longest(base: Path, tokens: int) -> float:
     return float(np.mean([json.loads(extra[at])["planted"] for at in longest]))
 
 
-def study(noise: float, work: Path, model: Path, pool: Sequence[Answer], held_out: Path, options: Any) -> str:  # noqa: ANN401
-    """Selections at one share of exchanged answers, measured; the tables as Markdown."""
+@dataclass(frozen=True)
+class Study:
+    """The results at one share of exchanged answers.
+
+    Attributes:
+        noise: That share.
+        results: As `evaluate` gives them.
+        exchanged: Share of exchanged answers in each set.
+    """
+
+    noise: float
+    results: dict[str, Any]
+    exchanged: dict[str, float]
+
+
+def study(
+    noise: float,
+    work: Path,
+    model: Path,
+    pool: Sequence[Answer],
+    held_out: Path,
+    options: Any,  # noqa: ANN401
+) -> Study:
+    """Selections at one share of exchanged answers, measured."""
     folder = work / f"noise-{100 * noise:.0f}"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "pool.jsonl"
@@ -156,27 +180,47 @@ def study(noise: float, work: Path, model: Path, pool: Sequence[Answer], held_ou
     done = evaluate(list(outs.values()), folder / "evaluation", settings, Progress(console))
     shares = {name: planted_share(out) for name, out in outs.items()}
     shares |= {"random": noise, "everything": noise, "longest": planted_among_longest(base, tokens)}
-    return table(noise, done.results, shares)
+    return Study(noise, done.results, shares)
 
 
-def table(noise: float, results: dict[str, Any], shares: dict[str, float]) -> str:
+def overview(studies: Sequence[Study]) -> str:
+    """One Markdown table of all: how much exchanged each set holds, and its loss less that of random rows."""
+    heads = [f"{100 * own.noise:.0f} % exchanged: kept | loss less random's" for own in studies]
+    lines = [f"| trained on | {' | '.join(heads)} |", "|---|" + "--:|---|" * len(studies)]
+    for label in [arm["label"] for arm in studies[0].results["arms"]]:
+        lines.append(f"| {label} | {' | '.join(_cells(own, label) for own in studies)} |")
+    return "\n".join(lines)
+
+
+def _cells(own: Study, label: str) -> str:
+    """The two cells of a set; the sets that are no selection have a difference without an interval."""
+    share = f"{100 * own.exchanged[label]:.0f} %" if label in own.exchanged else ""
+    against_random = [
+        one["loss"] for one in own.results["comparisons"] if (one["run"], one["against"]) == (label, "random")
+    ]
+    if against_random:
+        return f"{share} | {_difference(against_random[0])}"
+    losses = {arm["label"]: arm["loss"] for arm in own.results["arms"]}
+    return f"{share} | " + ("" if label == "random" else f"{losses[label] - losses['random']:+.3f}")
+
+
+def table(own: Study) -> str:
     """One Markdown table: each set, its exchanged rows, its loss, and what it differs by from the others."""
     against = ("random", "longest", "everything")
+    heads = " | ".join(f"less {name}" for name in against)
     lines = [
-        f"### {100 * noise:.0f} % exchanged",
+        f"### {100 * own.noise:.0f} % exchanged",
         "",
-        "| trained on | rows | exchanged kept | loss | "
-        + " | ".join(f"less {name}" for name in against)
-        + " |",
+        f"| trained on | rows | exchanged kept | loss | {heads} |",
         "|---|--:|--:|--:|" + "---|" * len(against),
     ]
-    for arm in sorted(results["arms"], key=lambda own: float(own["loss"])):
-        found = {one["against"]: one["loss"] for one in results["comparisons"] if one["run"] == arm["label"]}
-        share = f"{100 * shares[arm['label']]:.0f} %" if arm["label"] in shares else ""
-        cells = [_difference(found[name]) if name in found else "" for name in against]
-        lines.append(
-            f"| {arm['label']} | {arm['rows']:,} | {share} | {arm['loss']:.4f} | " + " | ".join(cells) + " |"
-        )
+    comparisons = own.results["comparisons"]
+    for arm in sorted(own.results["arms"], key=lambda one: float(one["loss"])):
+        label = arm["label"]
+        found = {one["against"]: one["loss"] for one in comparisons if one["run"] == label}
+        share = f"{100 * own.exchanged[label]:.0f} %" if label in own.exchanged else ""
+        cells = " | ".join(_difference(found[name]) if name in found else "" for name in against)
+        lines.append(f"| {label} | {arm['rows']:,} | {share} | {arm['loss']:.4f} | {cells} |")
     return "\n".join(lines)
 
 
@@ -204,11 +248,11 @@ def main() -> None:
         Answer(rows[at][0]["content"], rows[at][1]["content"], number)
         for number, at in enumerate(order[WARM_ROWS : WARM_ROWS + POOL_ROWS])
     ]
-    tables = [
+    studies = [
         study(noise, options.work, model, answers, options.gsm8k / "test.jsonl", options)
         for noise in options.noise
     ]
-    print("\n\n".join(["", *tables]))
+    print("\n\n".join(["", overview(studies), *map(table, studies)]))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import pytest
 from benchmarks.planted import Answer, exchange_answers
 from benchmarks.selection import (
     SELECTORS,
+    Study,
+    overview,
     planted_among_longest,
     planted_share,
     recipe,
@@ -86,10 +88,15 @@ def test_the_table_is_sorted_by_loss_and_says_what_it_cannot_tell() -> None:
             against("everything", 0.1, 0.3, "does not help"),
         ],
     }
-    lines = table(0.2, results, {"IFD": 0.05, "random": 0.2}).splitlines()
+    lines = table(Study(0.2, results, {"IFD": 0.05, "random": 0.2})).splitlines()
     assert lines[0] == "### 20 % exchanged"
     assert lines[4] == (
         "| IFD | 10 | 5 % | 1.9000 | **-0.100** (-0.200 to +0.000) helps "
         "| +0.000 (-0.100 to +0.100) cannot tell | **+0.200** (+0.100 to +0.300) does not help |"
     )
     assert lines[5] == "| random | 10 | 20 % | 2.0000 |  |  |  |"
+    results["arms"].append(arm("everything", 2.25))
+    together = overview([Study(0.2, results, {"IFD": 0.05, "random": 0.2})] * 2).splitlines()
+    assert together[3].count("5 % | **-0.100** (-0.200 to +0.000) helps") == 2
+    assert "| random | 20 % |  | 20 % |  |" in together
+    assert "| everything |  | +0.250 |  | +0.250 |" in together

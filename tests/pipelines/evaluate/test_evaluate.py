@@ -317,7 +317,7 @@ def test_the_command_says_what_came_out_and_where(out: Path, tmp_path: Path) -> 
         ({"held_out_share": 0.0}, "a number above 0 and below 1"),
         ({"held_out_share": 0.01}, "prompts are left to measure on"),
         ({"held_out": "nothing-here.jsonl"}, "nothing-here.jsonl"),
-        ({"model": str(MODEL.parent)}, "cannot load"),
+        ({"model": str(MODEL.parent)}, "found: no weights"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
