@@ -184,7 +184,10 @@ def study(
 
 
 def overview(studies: Sequence[Study]) -> str:
-    """One Markdown table of all: how much exchanged each set holds, and its loss less that of random rows."""
+    """One Markdown table of all: how much exchanged each set holds, and its loss less that of random rows.
+
+    A difference is bold where its interval does not hold 0.
+    """
     heads = [f"{100 * own.noise:.0f} % exchanged: kept | loss less random's" for own in studies]
     lines = [f"| trained on | {' | '.join(heads)} |", "|---|" + "--:|---|" * len(studies)]
     for label in [arm["label"] for arm in studies[0].results["arms"]]:
@@ -219,7 +222,10 @@ def table(own: Study) -> str:
         label = arm["label"]
         found = {one["against"]: one["loss"] for one in comparisons if one["run"] == label}
         share = f"{100 * own.exchanged[label]:.0f} %" if label in own.exchanged else ""
-        cells = " | ".join(_difference(found[name]) if name in found else "" for name in against)
+        cells = " | ".join(
+            f"{_difference(found[name])} {found[name]['verdict']}" if name in found else ""
+            for name in against
+        )
         lines.append(f"| {label} | {arm['rows']:,} | {share} | {arm['loss']:.4f} | {cells} |")
     return "\n".join(lines)
 
@@ -227,7 +233,7 @@ def table(own: Study) -> str:
 def _difference(found: dict[str, Any]) -> str:
     sure = {"helps": "**", "does not help": "**", "cannot tell": ""}[found["verdict"]]
     interval = f"{found['low']:+.3f} to {found['high']:+.3f}"
-    return f"{sure}{found['difference']:+.3f}{sure} ({interval}) {found['verdict']}"
+    return f"{sure}{found['difference']:+.3f}{sure} ({interval})"
 
 
 def main() -> None:

@@ -97,6 +97,6 @@ def test_the_table_is_sorted_by_loss_and_says_what_it_cannot_tell() -> None:
     assert lines[5] == "| random | 10 | 20 % | 2.0000 |  |  |  |"
     results["arms"].append(arm("everything", 2.25))
     together = overview([Study(0.2, results, {"IFD": 0.05, "random": 0.2})] * 2).splitlines()
-    assert together[3].count("5 % | **-0.100** (-0.200 to +0.000) helps") == 2
+    assert together[3].count("5 % | **-0.100** (-0.200 to +0.000) |") == 2
     assert "| random | 20 % |  | 20 % |  |" in together
     assert "| everything |  | +0.250 |  | +0.250 |" in together
