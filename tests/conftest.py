@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from pipelines.interrupts import STOP, Stop
+from pipelines.run_log import CONTEXT, Context
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no fault of what is tested
 settings.load_profile("no deadline")
@@ -14,7 +18,18 @@ settings.load_profile("no deadline")
 # Torch's threads spin while they wait; several test processes on two cores then stand in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# It sets the sizes of pieces of whatever process imports it, as looking for doctests in it would.
+collect_ignore = ["crash/loaded.py"]
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _no_command_before() -> Iterator[None]:
+    """A command that a test runs in this process leaves its run id and its stop behind; a real one ends."""
+    yield
+    vars(CONTEXT).update(vars(Context()))
+    STOP.requested, STOP.caught = Stop.requested, Stop.caught
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def steps_of(trained: Ints, steps: int, step_tokens: int, seed: int) -> list[lis
 
     Example:
         >>> steps_of(np.array([10, 10, 10]), steps=3, step_tokens=15, seed=0)
-        [[2, 0], [1], [0, 2]]
+        [[1, 0], [2], [0, 1]]
     """
     order = np.random.default_rng(seed)
     rows: list[int] = []
