@@ -255,57 +255,6 @@ def test_unbalanced_books_fail_the_run() -> None:
         check_books({"read": 10, "bad": 1, "dropped": 3, "kept": 5})
 
 
-@pytest.mark.realdata
-def test_all_real_data_goes_through_one_run_with_balanced_books(realdata: Path, tmp_path: Path) -> None:
-    folders: tuple[str, ...] = (
-        "alpaca_eval",
-        "eval_sets",
-        "formats",
-        "gsm8k",
-        "gsm8k_answers",
-        "halueval",
-        "llmbar",
-    )
-    folders += ("malformed", "near_duplicates", "openassistant")
-    plain = {
-        "name": "everything",
-        "inputs": [{"path": str(realdata / folder)} for folder in folders],
-        "max_bad_fraction": 0.02,
-        "dedupe": {"minhash": {"threshold": 0.8}},
-        "select": [{"random": {"keep": 0.5}}],
-    }
-    done = _run(plain, tmp_path / "out")
-    counts = done.manifest["counts"]
-    assert counts["read"] == counts["bad"] + counts["dropped"] + counts["kept"]
-    assert counts["read"] > 50_000
-    kept, dropped = rows_of(done.out, "train"), rows_of(done.out, "dropped")
-    ids = [row["id"] for row in kept + dropped]
-    assert len(ids) == len(set(ids)) == counts["kept"] + counts["dropped"]
-    assert [row["id"] for row in kept] == sorted(row["id"] for row in kept)
-    originals = {row["id"] for row in kept} | {row["id"] for row in dropped if row["stage"] != "dedupe"}
-    assert {row["duplicate_of"] for row in dropped if row["stage"] == "dedupe"} <= originals
-
-
-def test_a_hundred_thousand_rows_are_all_accounted_for(tmp_path: Path) -> None:
-    """Beam's threaded mode loses about 2 % of such a corpus; this is where it would show."""
-    rows = 100_000
-    with (tmp_path / "big.jsonl").open("w") as file:
-        for number in range(rows):
-            # every tenth row repeats the one before it
-            name = number - 1 if number % 10 == 9 else number
-            file.write(
-                f'{{"prompt": "What is the name of number {name}?", "completion": "It is number {name}."}}\n'
-            )
-    plain = {
-        "name": "big",
-        "inputs": [{"path": str(tmp_path / "big.jsonl")}],
-        "select": [{"random": {"keep_examples": 12_345}}],
-    }
-    counts = _run(plain, tmp_path / "out", choose_runner(2, [])).manifest["counts"]
-    assert (counts["read"], counts["kept"], counts["duplicates"]["exact"]) == (rows, 12_345, rows // 10)
-    assert counts["dropped"] == rows - 12_345
-
-
 def test_a_selector_with_vectors_needs_an_embedding_model(corpus: Path) -> None:
     with pytest.raises(RecipeError, match=r"k_center reads vectors; name the model: `embed: \{path"):
         parse_recipe(recipe(corpus, select=[{"k_center": {"keep": 0.5}}]))
