@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,11 +25,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
-def _no_command_before() -> Iterator[None]:
-    """A command that a test runs in this process leaves its run id and its stop behind; a real one ends."""
-    yield
+def _no_command_before() -> None:
+    """A command that a test runs in this process leaves its run id, stop and log levels."""
     vars(CONTEXT).update(vars(Context()))
     STOP.requested, STOP.caught = Stop.requested, Stop.caught
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("apache_beam").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
