@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -22,6 +21,7 @@ from pipelines.evaluate.measure import ArmTask, measure_arm, measured
 from pipelines.evaluate.settings import EvaluateSettings
 from pipelines.progress import Progress, clock
 from pipelines.training.fine_tune import TrainingSettings
+from scorers.models.cores import usable_cores
 from scorers.models.fingerprint import fingerprint
 from scorers.models.settings import ModelSettings
 
@@ -49,7 +49,7 @@ def make_tasks(
     (folder / "arms").mkdir(parents=True, exist_ok=True)
     table = held_out.rows.table.append_column("gold", pa.array(held_out.gold, pa.string()))
     held_out_file, held_out_hash = _store(table, folder)
-    cores = max(1, len(os.sched_getaffinity(0)) // settings.workers)
+    cores = max(1, usable_cores() // settings.workers)
     threads = settings.threads or min(torch.get_num_threads(), cores)
     kind = settings.answers
     answers = AnswerSettings(kind, settings.answer_rows, settings.answer_tokens) if kind else None
