@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -57,11 +56,12 @@ def test_the_bars_of_a_histogram_and_what_is_outside_account_for_every_value(
 
 @given(st.lists(values, min_size=1, max_size=60))
 @example([0.0, 5e-324])
-def test_places_for_a_threshold_ascend_and_read_back_from_a_recipe(sample: list[float]) -> None:
+@example([0.0, 1e-05])
+def test_places_for_a_threshold_ascend_and_are_floats_of_short_decimals(sample: list[float]) -> None:
     edges = stops(np.array(sample))
     assert (np.diff(edges) > 0).all()
     assert 2 <= len(edges) <= 400
-    assert [float(yaml.safe_load(f"{edge:f}")) for edge in edges.tolist()] == pytest.approx(edges.tolist())
+    assert [float(f"{edge:.15g}") for edge in edges] == edges.tolist()
 
 
 def test_whole_numbers_have_whole_places_and_a_bar_of_their_own() -> None:
