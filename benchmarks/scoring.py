@@ -98,6 +98,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=60, help="drawn from the data, seed 0")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=1, help="of the processor, for each way")
     parser.add_argument("--max-tokens", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
@@ -163,7 +164,8 @@ def _in_own_process(way: str, model: str, rows: Path, options: argparse.Namespac
     command = [sys.executable, "-m", "benchmarks.scoring", "--one", way, "--model", model]
     command += ["--rows-file", str(rows), "--data", "-", "--device", options.device, "--dtype", options.dtype]
     command += ["--max-tokens", str(options.max_tokens)]
-    variables = os.environ | {"OMP_NUM_THREADS": "1"}
+    command += ["--threads", str(options.threads)]
+    variables = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{way}: {done.stderr[-2000:]}")
@@ -172,8 +174,8 @@ def _in_own_process(way: str, model: str, rows: Path, options: argparse.Namespac
 
 
 def _run_one(options: argparse.Namespace) -> dict[str, Any]:
-    """Runs one way in this process, on one thread."""
-    torch.set_num_threads(1)
+    """Runs one way in this process."""
+    torch.set_num_threads(options.threads)
     settings = ModelSettings(
         path=options.model, device=options.device, dtype=options.dtype, max_tokens=options.max_tokens
     )
@@ -326,8 +328,8 @@ def report(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
     first = next(iter(runs.values()))[0]
     lines = [
         f"{what}, {options.dtype} on {options.device}, {options.rows} rows, {first['tokens']:,} tokens, of "
-        f"which {first['response_tokens']:,} are responses; {_machine(options)['processor']}, one thread, "
-        f"torch {torch.__version__}",
+        f"which {first['response_tokens']:,} are responses; {_machine(options)['processor']}, "
+        f"{options.threads} threads, torch {torch.__version__}",
         "",
         "| way | tokens/s | slowest to fastest | peak MB | utilisation |",
         "|---|--:|--:|--:|--:|",

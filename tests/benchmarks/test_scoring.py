@@ -19,7 +19,7 @@ def run(seconds: float, **more: float) -> dict[str, object]:
 
 def test_the_report_takes_medians_and_ratios_turn_by_turn() -> None:
     runs = {"ours": [run(1.0), run(2.0), run(4.0)], "loop": [run(3.0), run(4.0), run(16.0)]}
-    options = Namespace(model="m", shape="s", dtype="float32", device="cpu", rows=3)
+    options = Namespace(model="m", shape="s", dtype="float32", device="cpu", threads=1, rows=3)
     text = scoring.report(runs, options)
     assert "| ours | 50 | 25 to 100 | 5 |  |" in text
     assert "ours / loop: 3.00" in text  # the ratios of the turns are 3, 2 and 4
@@ -41,6 +41,7 @@ def test_every_way_reads_the_same_tokens_and_finds_the_same_loss(tmp_path: Path)
                 device="cpu",
                 dtype="float32",
                 max_tokens=128,
+                threads=1,
                 rows_file=str(tmp_path / "rows.arrow"),
             )  # fmt: skip
         )
