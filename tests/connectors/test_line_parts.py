@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @example((BOM + b"\n") * 9, 2)
 @example(b"\n\n\n{broken\n\n\n", 2)
 @example(b'{"question": "q", "answer": "a"}\n' + b'{"question": "q"}\n' * 9, 20)
+@example(
+    b'{"question": "q", "answer": "a"}\n{"prompt": "p", "completion": "c"}\n{"prompt": "p", "n": 1}\n', 80
+)
 def test_parts_give_the_items_of_the_whole_file(folder: Path, written: bytes, size: int) -> None:
     file = lines_file(folder / "a.jsonl", written)
     parts = split(file, size)
@@ -130,6 +134,12 @@ def test_parts_are_of_one_size(size: int) -> None:
     sizes = [own.end - own.begin for own in cutter.ranges()]
     assert len(sizes) == -(-(size // 10 * 10) // 1000)
     assert max(sizes) - min(sizes) <= 2 * (1000 // 8 + 10)
+
+
+def test_ranges_by_hand() -> None:
+    cutter = LineCutter(80)
+    cutter.add(b"123456789\n" * 10)
+    assert cutter.ranges() == [LineRange(0, 50, 1), LineRange(50, 100, 6)]
 
 
 def test_a_line_longer_than_a_part_is_in_one(tmp_path: Path) -> None:
@@ -185,9 +195,20 @@ def test_a_row_is_told_of_the_rows_before_its_part_as_far_as_these_are_near(
     [_, last] = split(file, len(good) * 5)
     assert [row["detail"] for _, row in items(last)][-1].startswith("wanted field 'answer', as in the rows")
     assert last.lines is not None
-    monkeypatch.setattr(readers, "_BEFORE_BYTES", len(lacks) // 2)
-    far = InputFile("s", file.path, "a.jsonl", "jsonl", lines=last.lines._replace(begin=last.lines.end - 22))
+    monkeypatch.setattr(readers, "_BEFORE_BYTES", 2 * len(lacks))
+    far = replace(last, lines=last.lines._replace(begin=last.lines.end - len(lacks)))
     assert all("as in the rows before" not in row["detail"] for _, row in items(far))
+
+
+def test_the_end_of_a_line_is_not_a_row_before_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = GOOD + "\n"
+    file = written(tmp_path, "a.jsonl", f"{row}broken {row}" + '{"question": "alone"}\n')
+    begin = len(row) * 2 + len("broken ")
+    monkeypatch.setattr(readers, "_BEFORE_BYTES", len(row))
+    part = replace(file, lines=LineRange(begin, begin + 22, 3))
+    assert [row["detail"].startswith("wanted field 'answer'") for _, row in items(part)] == [False]
 
 
 def test_parts_are_read_in_the_order_of_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
