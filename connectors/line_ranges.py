@@ -13,7 +13,7 @@ from typing import NamedTuple
 from connectors.storage import file_bytes, open_binary
 
 _BLOCK_BYTES = 4 * 2**20
-_PLACES = 8  # looked for in a part, so that parts can be of one size whatever the size of the file
+_PLACES = 64  # looked for in a part, so that parts can be of one size whatever the size of the file
 # What blank lines consist of. More can be blank than is: a file of nothing else is not cut at all.
 _BLANK = b" \t\r\n\v\f\xef\xbb\xbf"
 
@@ -36,7 +36,7 @@ class LineCutter:
     """Cuts a file into ranges of whole lines while its bytes pass by; remembers a few places, no bytes.
 
     Args:
-        part: Bytes that a range has at most, to within an eighth and a line.
+        part: Bytes that a range has at most, to within a 64th and a line.
     """
 
     def __init__(self, part: int) -> None:
@@ -52,7 +52,7 @@ class LineCutter:
         self._bytes += len(block)
         self._blank = self._blank and not block.strip(_BLANK)
         while (wanted := self._places[-1][0] + self._step) <= self._bytes:
-            line_end = block.find(b"\n", max(0, wanted - begin - 1))
+            line_end = block.find(b"\n", max(0, wanted - begin - 1))  # the line before ends a byte earlier
             if line_end < 0:  # a long line: the next block may hold its end
                 break
             self._number += block.count(b"\n", counted, line_end + 1)

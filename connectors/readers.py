@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -92,20 +93,14 @@ def read_examples(file: InputFile) -> Iterator[Item]:
     Raises:
         OSError: If the file cannot be opened or read, as opposed to holding bad data.
     """
-    return parse_rows(file, read_rows(file), _layout_before(file))
+    return parse_rows(file, read_rows(file))
 
 
-def parse_rows(
-    file: InputFile, rows: Iterable[tuple[int | None, Row, int]], prevailing: Layout | None = None
-) -> Iterator[Item]:
-    """Canonical rows of what `read_rows` gives for a file, and bad rows in the place where they stood.
-
-    Args:
-        file: How to read the rows.
-        rows: What `read_rows` gives.
-        prevailing: The layout of the last good row before them.
-    """
+def parse_rows(file: InputFile, rows: Iterable[tuple[int | None, Row, int]]) -> Iterator[Item]:
+    """Canonical rows of what `read_rows` gives for a file, and bad rows in the place where they stood."""
     mapped = tuple(sorted(file.fields.items()))
+    before = cache(partial(_layout_before, file))
+    prevailing: Layout | None = None
     for number, row, position in rows:
         if isinstance(row, BadRow) or number is None:
             yield Item("bad", _bad(file, number, row), position)
@@ -113,7 +108,9 @@ def parse_rows(
         try:
             parts = _parts(file, number, row, mapped)
         except BadRow as bad:
-            yield Item("bad", _bad(file, number, row, _named_after(prevailing, bad, row)), position)
+            yield Item(
+                "bad", _bad(file, number, row, _named_after(prevailing or before(), bad, row)), position
+            )
             continue
         except RecursionError:
             deep = BadRow("nested too deeply", "a field holds too many nested values")

@@ -133,7 +133,7 @@ def test_parts_are_of_one_size(size: int) -> None:
     cutter.add(b"123456789\n" * (size // 10))
     sizes = [own.end - own.begin for own in cutter.ranges()]
     assert len(sizes) == -(-(size // 10 * 10) // 1000)
-    assert max(sizes) - min(sizes) <= 2 * (1000 // 8 + 10)
+    assert max(sizes) - min(sizes) <= 2 * (1000 // 64 + 10)
 
 
 def test_ranges_by_hand() -> None:
