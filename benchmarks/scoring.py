@@ -10,6 +10,7 @@ tokenizer trained on the data. All ways read the same rows with the same tokens:
 - batches: 8 rows a call in the order of the data, padded, with an attention mask, all logits, log_softmax
 - ours: `score_examples` with every output, rendering and tokenising included
 - ours, 3 signals: the same with loss, entropy and top-1 only
+- ours, compiled: as ours, with `model: {compile: true}`
 - bare: body and output layer at the response positions of our batches and chunks, no reduction
 - bare, full head: body and output layer at every position of our batches, no reduction
 
@@ -61,7 +62,7 @@ SHAPES = {
 }
 ARRIVAL_BATCH = 8
 LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # nats, of the mean over all rows
-WAYS = ("loop", "batches", "ours", "ours, 3 signals", "bare", "bare, full head")
+WAYS = ("loop", "batches", "ours", "ours, 3 signals", "ours, compiled", "bare", "bare, full head")
 THREE = ("loss", "entropy", "top1_agreement")
 
 
@@ -177,8 +178,10 @@ def _run_one(options: argparse.Namespace) -> dict[str, Any]:
     """Runs one way in this process."""
     torch.set_num_threads(options.threads)
     settings = ModelSettings(
-        path=options.model, device=options.device, dtype=options.dtype, max_tokens=options.max_tokens
-    )
+        path=options.model, device=options.device, dtype=options.dtype, max_tokens=options.max_tokens,
+        compile=options.one == "ours, compiled",
+    )  # fmt: skip
+    began = time.perf_counter()
     model = load_model(settings)
     batch = _read_rows(options.rows_file)
     tokenised = tokenise_rows(
@@ -186,8 +189,9 @@ def _run_one(options: argparse.Namespace) -> dict[str, Any]:
     )
     rows = [row.conditional for row in tokenised if row.status == "ok" and row.conditional is not None]
     way = _WAYS[options.one]
-    few = batch.slice(0, 2), rows[:2]
-    way(model, *few)  # the first call is slower
+    for few in (2, 1):  # the first call is slower, and a batch of one row is compiled apart
+        way(model, batch.slice(0, few), rows[:few])
+    ready = time.perf_counter() - began
     peak = _peak_memory(options.device, reset=True)
     began, began_cpu = time.perf_counter(), time.process_time()
     losses = way(model, batch, rows)
@@ -203,6 +207,7 @@ def _run_one(options: argparse.Namespace) -> dict[str, Any]:
         "response_tokens": responses,
         "seconds": seconds,
         "cpu_s": cpu,
+        "ready_s": ready,
         "peak_mb": _peak_memory(options.device),
         "peak_before_mb": peak,
         "flop": 2 * blocks * tokens + 2 * model.network.head.weight.numel() * responses,
@@ -317,6 +322,7 @@ _WAYS: dict[str, Way] = {
     "batches": _batches,
     "ours": _ours,
     "ours, 3 signals": _ours_with_three,
+    "ours, compiled": _ours,
     "bare": _bare,
     "bare, full head": _bare_full,
 }
@@ -331,8 +337,8 @@ def report(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
         f"which {first['response_tokens']:,} are responses; {_machine(options)['processor']}, "
         f"{options.threads} threads, torch {torch.__version__}",
         "",
-        "| way | tokens/s | slowest to fastest | peak MB | utilisation |",
-        "|---|--:|--:|--:|--:|",
+        "| way | tokens/s | slowest to fastest | peak MB | ready after s | utilisation |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     rates = {way: sorted(run["tokens"] / run["seconds"] for run in found) for way, found in runs.items()}
     for way, found in runs.items():
@@ -340,9 +346,10 @@ def report(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
         median, peak = statistics.median(rates[way]), max(run["peak_mb"] for run in found)
         spread = f"{rates[way][0]:,.0f} to {rates[way][-1]:,.0f}"
         share = f"{statistics.median(use):.0%}" if use else ""
-        lines.append(f"| {way} | {median:,.0f} | {spread} | {peak:,.0f} | {share} |")
+        ready = statistics.median(run["ready_s"] for run in found)
+        lines.append(f"| {way} | {median:,.0f} | {spread} | {peak:,.0f} | {ready:.0f} | {share} |")
     lines.append("")
-    for ours in ("ours", "ours, 3 signals"):
+    for ours in ("ours", "ours, 3 signals", "ours, compiled"):
         for other in ("loop", "batches", "bare", "bare, full head"):
             if runs.get(ours) and runs.get(other):
                 pairs = [b["seconds"] / a["seconds"] for a, b in zip(runs[ours], runs[other], strict=True)]
