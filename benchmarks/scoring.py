@@ -14,6 +14,9 @@ tokenizer trained on the data. All ways read the same rows with the same tokens:
 - bare: body and output layer at the response positions of our batches and chunks, no reduction
 - bare, full head: body and output layer at every position of our batches, no reduction
 
+With `--threads N` the usual ways let torch use N threads for each operation, as it does by itself on N cores;
+ours and the bare pass make N calls side by side, of one thread each, as a run does.
+
 Each runs in a process of its own, in turns; the first turn warms up and is not counted. A token is one that
 the model reads, without padding, which falls with the number of rows. Ways that find other losses fail. On
 CUDA the rate of a large bfloat16 matrix product is measured first, and utilisation is 2 x parameters of the
@@ -33,6 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +52,7 @@ from scorers.models.batching import pack
 from scorers.models.forward import read
 from scorers.models.layout import lay_out
 from scorers.models.loading import LoadedModel, load_model
-from scorers.models.scoring import score_examples
+from scorers.models.scoring import one_torch_thread, score_examples
 from scorers.models.settings import ModelSettings
 from scorers.models.tokenising import TokenSequence, tokenise_rows
 
@@ -176,7 +180,10 @@ def _in_own_process(way: str, model: str, rows: Path, options: argparse.Namespac
 
 def _run_one(options: argparse.Namespace) -> dict[str, Any]:
     """Runs one way in this process."""
-    torch.set_num_threads(options.threads)
+    calls = 1
+    if options.one.startswith(("ours", "bare")) and options.device == "cpu":
+        calls = options.threads
+    torch.set_num_threads(options.threads // calls)
     settings = ModelSettings(
         path=options.model, device=options.device, dtype=options.dtype, max_tokens=options.max_tokens,
         compile=options.one == "ours, compiled",
@@ -190,11 +197,11 @@ def _run_one(options: argparse.Namespace) -> dict[str, Any]:
     rows = [row.conditional for row in tokenised if row.status == "ok" and row.conditional is not None]
     way = _WAYS[options.one]
     for few in (2, 1):  # the first call is slower, and a batch of one row is compiled apart
-        way(model, batch.slice(0, few), rows[:few])
+        way(model, batch.slice(0, few), rows[:few], calls)
     ready = time.perf_counter() - began
     peak = _peak_memory(options.device, reset=True)
     began, began_cpu = time.perf_counter(), time.process_time()
-    losses = way(model, batch, rows)
+    losses = way(model, batch, rows, calls)
     if options.device == "cuda":
         torch.cuda.synchronize()
     seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
@@ -241,7 +248,7 @@ def _matmul_rate() -> float:
 
 
 Losses = list[float]
-Way = Callable[[LoadedModel, pa.RecordBatch, Sequence[TokenSequence]], Losses | None]
+Way = Callable[[LoadedModel, pa.RecordBatch, Sequence[TokenSequence], int], Losses | None]
 
 
 def _statistics(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -254,7 +261,8 @@ def _statistics(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 @torch.inference_mode()
-def _loop(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence]) -> Losses:
+def _loop(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int) -> Losses:
+    del calls
     network, losses = model.network, []
     for row in rows:
         ids = torch.from_numpy(row.ids).to(network.device)
@@ -264,7 +272,8 @@ def _loop(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence]) 
 
 
 @torch.inference_mode()
-def _batches(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence]) -> Losses:
+def _batches(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int) -> Losses:
+    del calls
     network, losses = model.network, []
     for start in range(0, len(rows), ARRIVAL_BATCH):
         some = rows[start : start + ARRIVAL_BATCH]
@@ -285,25 +294,31 @@ def _batches(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence
     return losses
 
 
-def _ours(model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence]) -> Losses:
+def _ours(model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int) -> Losses:
     del rows
     every = {*TOKEN_OUTPUTS, *ROW_OUTPUTS} - {"next_logprob", "grad_norm"}
-    scores, _ = score_examples(model, batch, THREE, store_outputs=sorted(every))
+    scores, _ = score_examples(model, batch, THREE, store_outputs=sorted(every), threads=calls)
     return [loss for loss in scores.column("loss").to_pylist() if loss is not None]
 
 
-def _ours_with_three(model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence]) -> Losses:
+def _ours_with_three(
+    model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int
+) -> Losses:
     del rows
-    scores, _ = score_examples(model, batch, THREE)
+    scores, _ = score_examples(model, batch, THREE, threads=calls)
     return [loss for loss in scores.column("loss").to_pylist() if loss is not None]
 
 
-@torch.inference_mode()
 def _bare(
-    model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence], full_head: bool = False
+    model: LoadedModel,
+    _: pa.RecordBatch,
+    rows: Sequence[TokenSequence],
+    calls: int,
+    full_head: bool = False,
 ) -> None:
-    network = model.network
-    for group in pack([int(row.targets[-1]) for row in rows], model.batch_tokens):
+    @torch.inference_mode()
+    def run(group: Sequence[int]) -> None:
+        network = model.network
         layout = lay_out([rows[at] for at in group], whole=False, share=False)
         states = read(network, layout)
         hidden = states.reshape(-1, states.shape[-1])
@@ -312,9 +327,12 @@ def _bare(
         for at in range(0, len(hidden), network.chunk_tokens):
             network.logits(hidden[at : at + network.chunk_tokens])
 
+    with ThreadPoolExecutor(calls, initializer=one_torch_thread) as pool:
+        list(pool.map(run, pack([int(row.targets[-1]) for row in rows], model.batch_tokens)))
 
-def _bare_full(model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence]) -> None:
-    _bare(model, batch, rows, full_head=True)
+
+def _bare_full(model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int) -> None:
+    _bare(model, batch, rows, calls, full_head=True)
 
 
 _WAYS: dict[str, Way] = {
