@@ -1,7 +1,8 @@
 """Compiles a model's layers with torch.compile, where a recipe asks for it (`model: {compile: true}`).
 
 Each layer alone, not the model as a whole: layers share their code, so one of thirty is compiled in seconds
-where the whole takes minutes, and what is between layers costs nothing.
+where the whole takes minutes, and what is between layers costs nothing. Torch compiles them apart for one
+row, for several, and for those with a mask, up to eight times in a process; what comes beyond runs as it is.
 """
 
 from __future__ import annotations
