@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -295,9 +296,6 @@ def components_of(texts: list[str], ngram: int, threshold: float) -> list[int]:
 
     sets = [set(grams_of(text, ngram)) for text in texts]
     holders: dict[tuple[str, ...], list[int]] = {}
-    for row, grams in enumerate(sets):
-        for gram in grams:
-            holders.setdefault(gram, []).append(row)
     labels = list(range(len(texts)))
 
     def root(row: int) -> int:
@@ -306,11 +304,13 @@ def components_of(texts: list[str], ngram: int, threshold: float) -> list[int]:
         return row
 
     for row, grams in enumerate(sets):
-        for other in {other for gram in grams for other in holders[gram] if other < row}:
-            shared = len(grams & sets[other])
+        common = Counter(other for gram in grams for other in holders.get(gram, ()))
+        for other, shared in common.items():
             if shared / (len(grams) + len(sets[other]) - shared) >= threshold:
                 a, b = sorted((root(row), root(other)))
                 labels[b] = a
+        for gram in grams:
+            holders.setdefault(gram, []).append(row)
     return [root(row) for row in range(len(texts))]
 
 
