@@ -77,6 +77,7 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     "verdict tokens": {"verdict": {}},
     "rho1": {"rho1": {}},
     "dft": {"dft": {}},
+    "fait": {"fait": {}},
 }
 SOURCES = ("chat", "code", "facts", "math", "stories")
 WORDS = (

@@ -37,7 +37,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,14 @@ class StageWatch(Progress):
         self._cpu = 0.0
 
     @contextmanager
-    def stage(self, name: str, folder: Path, total: int, unit: str = "rows") -> Iterator[None]:
+    def stage(
+        self,
+        name: str,
+        folder: Path,
+        total: int,
+        unit: str = "rows",
+        share_done: Callable[[], float] | None = None,
+    ) -> Iterator[None]:
         """Measures what happens in the block."""
         self._end_of_last()
         measured: Measured = {"stage": name}

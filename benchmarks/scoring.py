@@ -10,8 +10,12 @@ tokenizer trained on the data. All ways read the same rows with the same tokens:
 - batches: 8 rows a call in the order of the data, padded, with an attention mask, all logits, log_softmax
 - ours: `score_examples` with every output, rendering and tokenising included
 - ours, 3 signals: the same with loss, entropy and top-1 only
+- ours, compiled: as ours, with `model: {compile: true}`
 - bare: body and output layer at the response positions of our batches and chunks, no reduction
 - bare, full head: body and output layer at every position of our batches, no reduction
+
+With `--threads N` the usual ways let torch use N threads for each operation, as it does by itself on N cores;
+ours and the bare pass make N calls side by side, of one thread each, as a run does.
 
 Each runs in a process of its own, in turns; the first turn warms up and is not counted. A token is one that
 the model reads, without padding, which falls with the number of rows. Ways that find other losses fail. On
@@ -32,6 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +52,7 @@ from scorers.models.batching import pack
 from scorers.models.forward import read
 from scorers.models.layout import lay_out
 from scorers.models.loading import LoadedModel, load_model
-from scorers.models.scoring import score_examples
+from scorers.models.scoring import one_torch_thread, score_examples
 from scorers.models.settings import ModelSettings
 from scorers.models.tokenising import TokenSequence, tokenise_rows
 
@@ -61,7 +66,7 @@ SHAPES = {
 }
 ARRIVAL_BATCH = 8
 LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # nats, of the mean over all rows
-WAYS = ("loop", "batches", "ours", "ours, 3 signals", "bare", "bare, full head")
+WAYS = ("loop", "batches", "ours", "ours, 3 signals", "ours, compiled", "bare", "bare, full head")
 THREE = ("loss", "entropy", "top1_agreement")
 
 
@@ -98,6 +103,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=60, help="drawn from the data, seed 0")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=1, help="of the processor, for each way")
     parser.add_argument("--max-tokens", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
@@ -163,7 +169,8 @@ def _in_own_process(way: str, model: str, rows: Path, options: argparse.Namespac
     command = [sys.executable, "-m", "benchmarks.scoring", "--one", way, "--model", model]
     command += ["--rows-file", str(rows), "--data", "-", "--device", options.device, "--dtype", options.dtype]
     command += ["--max-tokens", str(options.max_tokens)]
-    variables = os.environ | {"OMP_NUM_THREADS": "1"}
+    command += ["--threads", str(options.threads)]
+    variables = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{way}: {done.stderr[-2000:]}")
@@ -172,11 +179,16 @@ def _in_own_process(way: str, model: str, rows: Path, options: argparse.Namespac
 
 
 def _run_one(options: argparse.Namespace) -> dict[str, Any]:
-    """Runs one way in this process, on one thread."""
-    torch.set_num_threads(1)
+    """Runs one way in this process."""
+    calls = 1
+    if options.one.startswith(("ours", "bare")) and options.device == "cpu":
+        calls = options.threads
+    torch.set_num_threads(options.threads // calls)
     settings = ModelSettings(
-        path=options.model, device=options.device, dtype=options.dtype, max_tokens=options.max_tokens
-    )
+        path=options.model, device=options.device, dtype=options.dtype, max_tokens=options.max_tokens,
+        compile=options.one == "ours, compiled",
+    )  # fmt: skip
+    began = time.perf_counter()
     model = load_model(settings)
     batch = _read_rows(options.rows_file)
     tokenised = tokenise_rows(
@@ -184,11 +196,12 @@ def _run_one(options: argparse.Namespace) -> dict[str, Any]:
     )
     rows = [row.conditional for row in tokenised if row.status == "ok" and row.conditional is not None]
     way = _WAYS[options.one]
-    few = batch.slice(0, 2), rows[:2]
-    way(model, *few)  # the first call is slower
+    for few in (2, 1):  # the first call is slower, and a batch of one row is compiled apart
+        way(model, batch.slice(0, few), rows[:few], calls)
+    ready = time.perf_counter() - began
     peak = _peak_memory(options.device, reset=True)
     began, began_cpu = time.perf_counter(), time.process_time()
-    losses = way(model, batch, rows)
+    losses = way(model, batch, rows, calls)
     if options.device == "cuda":
         torch.cuda.synchronize()
     seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
@@ -201,6 +214,7 @@ def _run_one(options: argparse.Namespace) -> dict[str, Any]:
         "response_tokens": responses,
         "seconds": seconds,
         "cpu_s": cpu,
+        "ready_s": ready,
         "peak_mb": _peak_memory(options.device),
         "peak_before_mb": peak,
         "flop": 2 * blocks * tokens + 2 * model.network.head.weight.numel() * responses,
@@ -234,7 +248,7 @@ def _matmul_rate() -> float:
 
 
 Losses = list[float]
-Way = Callable[[LoadedModel, pa.RecordBatch, Sequence[TokenSequence]], Losses | None]
+Way = Callable[[LoadedModel, pa.RecordBatch, Sequence[TokenSequence], int], Losses | None]
 
 
 def _statistics(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -247,7 +261,8 @@ def _statistics(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 @torch.inference_mode()
-def _loop(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence]) -> Losses:
+def _loop(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int) -> Losses:
+    del calls
     network, losses = model.network, []
     for row in rows:
         ids = torch.from_numpy(row.ids).to(network.device)
@@ -257,7 +272,8 @@ def _loop(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence]) 
 
 
 @torch.inference_mode()
-def _batches(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence]) -> Losses:
+def _batches(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int) -> Losses:
+    del calls
     network, losses = model.network, []
     for start in range(0, len(rows), ARRIVAL_BATCH):
         some = rows[start : start + ARRIVAL_BATCH]
@@ -278,25 +294,31 @@ def _batches(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence
     return losses
 
 
-def _ours(model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence]) -> Losses:
+def _ours(model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int) -> Losses:
     del rows
     every = {*TOKEN_OUTPUTS, *ROW_OUTPUTS} - {"next_logprob", "grad_norm"}
-    scores, _ = score_examples(model, batch, THREE, store_outputs=sorted(every))
+    scores, _ = score_examples(model, batch, THREE, store_outputs=sorted(every), threads=calls)
     return [loss for loss in scores.column("loss").to_pylist() if loss is not None]
 
 
-def _ours_with_three(model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence]) -> Losses:
+def _ours_with_three(
+    model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int
+) -> Losses:
     del rows
-    scores, _ = score_examples(model, batch, THREE)
+    scores, _ = score_examples(model, batch, THREE, threads=calls)
     return [loss for loss in scores.column("loss").to_pylist() if loss is not None]
 
 
-@torch.inference_mode()
 def _bare(
-    model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence], full_head: bool = False
+    model: LoadedModel,
+    _: pa.RecordBatch,
+    rows: Sequence[TokenSequence],
+    calls: int,
+    full_head: bool = False,
 ) -> None:
-    network = model.network
-    for group in pack([int(row.targets[-1]) for row in rows], model.batch_tokens):
+    @torch.inference_mode()
+    def run(group: Sequence[int]) -> None:
+        network = model.network
         layout = lay_out([rows[at] for at in group], whole=False, share=False)
         states = read(network, layout)
         hidden = states.reshape(-1, states.shape[-1])
@@ -305,9 +327,12 @@ def _bare(
         for at in range(0, len(hidden), network.chunk_tokens):
             network.logits(hidden[at : at + network.chunk_tokens])
 
+    with ThreadPoolExecutor(calls, initializer=one_torch_thread) as pool:
+        list(pool.map(run, pack([int(row.targets[-1]) for row in rows], model.batch_tokens)))
 
-def _bare_full(model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence]) -> None:
-    _bare(model, batch, rows, full_head=True)
+
+def _bare_full(model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int) -> None:
+    _bare(model, batch, rows, calls, full_head=True)
 
 
 _WAYS: dict[str, Way] = {
@@ -315,6 +340,7 @@ _WAYS: dict[str, Way] = {
     "batches": _batches,
     "ours": _ours,
     "ours, 3 signals": _ours_with_three,
+    "ours, compiled": _ours,
     "bare": _bare,
     "bare, full head": _bare_full,
 }
@@ -326,11 +352,11 @@ def report(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
     first = next(iter(runs.values()))[0]
     lines = [
         f"{what}, {options.dtype} on {options.device}, {options.rows} rows, {first['tokens']:,} tokens, of "
-        f"which {first['response_tokens']:,} are responses; {_machine(options)['processor']}, one thread, "
-        f"torch {torch.__version__}",
+        f"which {first['response_tokens']:,} are responses; {_machine(options)['processor']}, "
+        f"{options.threads} threads, torch {torch.__version__}",
         "",
-        "| way | tokens/s | slowest to fastest | peak MB | utilisation |",
-        "|---|--:|--:|--:|--:|",
+        "| way | tokens/s | slowest to fastest | peak MB | ready after s | utilisation |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     rates = {way: sorted(run["tokens"] / run["seconds"] for run in found) for way, found in runs.items()}
     for way, found in runs.items():
@@ -338,9 +364,10 @@ def report(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
         median, peak = statistics.median(rates[way]), max(run["peak_mb"] for run in found)
         spread = f"{rates[way][0]:,.0f} to {rates[way][-1]:,.0f}"
         share = f"{statistics.median(use):.0%}" if use else ""
-        lines.append(f"| {way} | {median:,.0f} | {spread} | {peak:,.0f} | {share} |")
+        ready = statistics.median(run["ready_s"] for run in found)
+        lines.append(f"| {way} | {median:,.0f} | {spread} | {peak:,.0f} | {ready:.0f} | {share} |")
     lines.append("")
-    for ours in ("ours", "ours, 3 signals"):
+    for ours in ("ours", "ours, 3 signals", "ours, compiled"):
         for other in ("loop", "batches", "bare", "bare, full head"):
             if runs.get(ours) and runs.get(other):
                 pairs = [b["seconds"] / a["seconds"] for a, b in zip(runs[ours], runs[other], strict=True)]

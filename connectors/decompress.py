@@ -63,8 +63,31 @@ class _Bounded(io.RawIOBase):
         return len(piece)
 
 
+class _Cut(io.RawIOBase):
+    """The next bytes of an open file, up to so many of them."""
+
+    def __init__(self, raw: Any, size: int) -> None:  # noqa: ANN401 - a file, or a stream of Beam
+        super().__init__()
+        self._raw, self._left = raw, size
+
+    def readable(self) -> bool:
+        """True: it is read from."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer
+        """Fills the buffer as far as there is data."""
+        size = int(self._raw.readinto(memoryview(buffer)[: self._left]))
+        self._left -= size
+        return size
+
+
 class ByteSource:
-    """A file read from start to end, unpacked on the way; a context manager.
+    """A file, or a range of its bytes, read from start to end, unpacked on the way; a context manager.
+
+    Args:
+        path: The file.
+        compression: What it is packed in.
+        within: First byte and the one after the last, of a file that is not packed; None for all of it.
 
     Attributes:
         stream: The unpacked bytes. Reading a damaged packed file raises OSError, and so does one that
@@ -72,18 +95,24 @@ class ByteSource:
         packed: Whether the bytes are unpacked on the way.
     """
 
-    def __init__(self, path: str, compression: Compression | None) -> None:
+    def __init__(
+        self, path: str, compression: Compression | None, within: tuple[int, int] | None = None
+    ) -> None:
         self.packed = compression is not None
         self._raw: Any = open_binary(path)
+        self._begin = within[0] if within else 0
         unpacked: Any = self._raw
+        if within:
+            self._raw.seek(self._begin)
+            unpacked = _Cut(self._raw, within[1] - self._begin)
         if compression:
             packed = pa.CompressedInputStream(pa.PythonFile(self._raw, "r"), _CODECS[compression])
             unpacked = _Bounded(packed, self._raw)
         self.stream = io.BufferedReader(unpacked, BLOCK_BYTES)
 
     def consumed(self) -> int:
-        """Bytes of the stored file read so far; runs ahead of the rows by up to one block."""
-        return int(self._raw.tell())
+        """Bytes of the stored file, or of the range, read so far; runs ahead of the rows by up to a block."""
+        return int(self._raw.tell()) - self._begin
 
     def __enter__(self) -> Self:
         return self

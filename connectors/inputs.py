@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from connectors.decompress import Compression
 from connectors.fields import CANONICAL_FIELDS, FORMAT_SYNONYMS, FORMATS
+from connectors.line_ranges import LineRange
 from connectors.sniff import DATA_ENDINGS, PACKED_ENDINGS, Kind, sniff
 from connectors.storage import is_remote, matching
 
@@ -122,6 +123,7 @@ class InputFile:
         pairs: What a preference pair gives.
         fault: Why the file cannot be read at all; None for a file that can.
         groups: Row groups of a Parquet file to read, as (first, end); None for the whole file.
+        lines: Lines to read of a file of JSON lines that is not packed; None for the whole file.
     """
 
     source: str
@@ -134,6 +136,7 @@ class InputFile:
     pairs: Literal["chosen", "both"] = "chosen"
     fault: str | None = None
     groups: tuple[int, int] | None = None
+    lines: LineRange | None = None
 
     @property
     def id_prefix(self) -> str:

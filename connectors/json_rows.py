@@ -38,10 +38,13 @@ _OF_THE_FILE = (  # reasons that are about the whole file, or all that is left o
 )
 
 
-def json_lines(source: ByteSource) -> Iterator[Numbered]:
-    """JSON lines with their line numbers; blank lines are not rows."""
+def json_lines(source: ByteSource, first: int = 1) -> Iterator[Numbered]:
+    """JSON lines with their line numbers, from number `first`; blank lines are not rows.
+
+    What is said of a line depends on this line alone, so that a file can be read in parts.
+    """
     loads = orjson.loads
-    for number, line in numbered_lines(source):
+    for number, line in numbered_lines(source, first):
         if isinstance(line, BadRow):
             yield number, line
             continue

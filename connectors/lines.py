@@ -26,9 +26,9 @@ class UnreadableRow(BadRow):
         self.excerpt = excerpt[:EXCERPT_CHARS]
 
 
-def numbered_lines(source: ByteSource) -> Iterator[tuple[int | None, bytes | BadRow]]:
-    """Lines from number 1; a line that is too long, and the end of a damaged packed file, as BadRow."""
-    for number in itertools.count(1):
+def numbered_lines(source: ByteSource, first: int = 1) -> Iterator[tuple[int | None, bytes | BadRow]]:
+    """Lines from number `first`; a line that is too long, and the end of a damaged packed file, as BadRow."""
+    for number in itertools.count(first):
         try:
             line = source.stream.readline(MAX_RECORD_BYTES + 1)
             too_long = len(line) > MAX_RECORD_BYTES

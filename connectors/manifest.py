@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,12 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def file_hash(path: str) -> str:
+def file_hash(path: str, see: Callable[[bytes], object] | None = None) -> str:
     """SHA-256 of an input file's bytes as stored, hexadecimal; reads the file once, a few MB at a time.
+
+    Args:
+        path: The file.
+        see: Gets each block on the way, so that who needs the bytes too need not read them again.
 
     Raises:
         OSError: If the file cannot be read.
@@ -60,6 +65,8 @@ def file_hash(path: str) -> str:
     with open_binary(path) as file:
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
+            if see:
+                see(block)
     return digest.hexdigest()
 
 
@@ -80,14 +87,18 @@ class Fingerprint:
     hash: str
 
 
-def fingerprint(path: str) -> Fingerprint:
+def fingerprint(path: str, see: Callable[[bytes], object] | None = None) -> Fingerprint:
     """Size, time and hash of a file; reads it once.
+
+    Args:
+        path: The file.
+        see: Gets each block of the bytes that are hashed.
 
     Raises:
         OSError: If it cannot be read.
     """
     version = file_version(path)  # first: a change while it is hashed is found by `check_unchanged`
-    return Fingerprint(version, file_hash(path))
+    return Fingerprint(version, file_hash(path, see))
 
 
 def check_unchanged(path: str, known: Fingerprint) -> None:

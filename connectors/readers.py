@@ -7,9 +7,11 @@ with a reason in the place where it stood, so every row of a file comes out as a
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,18 +24,20 @@ from connectors.examples import EXAMPLE_SCHEMA, EXCERPT_CHARS, BadRow, example_i
 from connectors.fields import Layout, found, layout_of
 from connectors.inputs import InputFile, InputSpec, find_files
 from connectors.json_rows import json_file, json_lines
+from connectors.line_ranges import LineCutter, LineRange, line_ranges
 from connectors.lines import Numbered, Row, UnreadableRow
 from connectors.storage import file_bytes
 from connectors.tables import row_group_runs, table_rows
 
 __all__ = [
-    "InputFile", "InputSpec", "Item", "find_files", "in_reading_order", "parse_rows", "read_examples",
-    "read_rows", "read_target", "split_file",
+    "InputFile", "InputSpec", "Item", "find_files", "in_reading_order", "line_cutter", "parse_rows",
+    "read_examples", "read_rows", "read_target", "split_file",
 ]  # fmt: skip
 
 PART_BYTES = 256 * 2**20  # of a part of a file, before compression
 _DETAIL_CHARS = 1000  # names of fields stand in it, and a hostile one may be as long as a file
 _PROGRESS_ROWS = 256  # asking where a file stands costs a system call
+_BEFORE_BYTES = 2**20  # before a part, where the row before it is looked for
 
 
 class Item(NamedTuple):
@@ -42,7 +46,8 @@ class Item(NamedTuple):
     Attributes:
         kind: Whether `row` has the columns of EXAMPLE_SCHEMA or of BAD_ROW_SCHEMA.
         row: The row.
-        position: Bytes of the stored file read so far; runs ahead of the rows, never backwards.
+        position: Bytes of the stored file, or of its part, read so far; runs ahead of the rows, never
+            backwards.
     """
 
     kind: Literal["example", "bad"]
@@ -54,8 +59,9 @@ def read_rows(file: InputFile) -> Iterator[tuple[int | None, Row, int]]:
     """Rows of a file in order. Blank lines are not rows; bad data never raises.
 
     Yields:
-        (row number, row or BadRow, bytes of the stored file read so far). The number is the line in JSON
-        lines and the record elsewhere, from 1; None where the whole file, or all that is left of it, is bad.
+        (row number, row or BadRow, bytes of the stored file or of its part read so far). The number is the
+        line in JSON lines and the record elsewhere, from 1, also in a part; None where the whole file, or all
+        that is left of it, is bad.
 
     Raises:
         OSError: If the file cannot be opened or read, as opposed to holding bad data.
@@ -71,7 +77,7 @@ def read_rows(file: InputFile) -> Iterator[tuple[int | None, Row, int]]:
     for item in rows:
         empty = False
         yield item
-    if empty:
+    if empty and not file.lines:  # a part may well be; a file that is has none
         yield None, BadRow("empty file", "the file holds no rows"), file_bytes(file.path)
 
 
@@ -79,6 +85,10 @@ def read_examples(file: InputFile) -> Iterator[Item]:
     """Canonical rows of a file, and bad rows in the place where they stood.
 
     A row may give several examples (message trees, nested instances, preference pairs).
+
+    The parts of a file of JSON lines give together what the whole file does. A bad row may be told after the
+    fields of the last good row before it: that one is looked for up to a MiB before a part, and in the part
+    alone of a Parquet file.
 
     Raises:
         OSError: If the file cannot be opened or read, as opposed to holding bad data.
@@ -89,6 +99,7 @@ def read_examples(file: InputFile) -> Iterator[Item]:
 def parse_rows(file: InputFile, rows: Iterable[tuple[int | None, Row, int]]) -> Iterator[Item]:
     """Canonical rows of what `read_rows` gives for a file, and bad rows in the place where they stood."""
     mapped = tuple(sorted(file.fields.items()))
+    before = cache(partial(_layout_before, file))
     prevailing: Layout | None = None
     for number, row, position in rows:
         if isinstance(row, BadRow) or number is None:
@@ -97,7 +108,9 @@ def parse_rows(file: InputFile, rows: Iterable[tuple[int | None, Row, int]]) -> 
         try:
             parts = _parts(file, number, row, mapped)
         except BadRow as bad:
-            yield Item("bad", _bad(file, number, row, _named_after(prevailing, bad, row)), position)
+            yield Item(
+                "bad", _bad(file, number, row, _named_after(prevailing or before(), bad, row)), position
+            )
             continue
         except RecursionError:
             deep = BadRow("nested too deeply", "a field holds too many nested values")
@@ -108,34 +121,59 @@ def parse_rows(file: InputFile, rows: Iterable[tuple[int | None, Row, int]]) -> 
             yield Item(kind, part, position)
 
 
-def split_file(file: InputFile, size: int = PART_BYTES) -> list[InputFile]:
+def line_cutter(file: InputFile) -> LineCutter | None:
+    """What finds the parts of a file of lines while its bytes pass by; None for a file that has none."""
+    return LineCutter(PART_BYTES) if _has_lines(file) else None
+
+
+def split_file(file: InputFile, lines: Sequence[LineRange] | None = None) -> list[InputFile]:
     """The parts of a file that several workers can read, in order; the file itself where it has none.
 
-    Rows have the same numbers, and so the same ids, as in the whole file.
+    A part has about PART_BYTES, before compression, where a row group or a line is no larger. Parts depend
+    on the file alone. Rows have the same numbers, and so the same ids, as in the whole file.
 
     Args:
-        file: Any file; a Parquet file of several row groups, as it is or remote, has parts.
-        size: Bytes of a part, before compression, where its row groups are no larger.
+        file: Any file. JSON lines that are not packed, and a Parquet file of several row groups that is not
+            packed as a whole, have parts, here and remote.
+        lines: The parts of a file of lines, where they are known; else a large one is read for its line ends.
     """
-    if file.kind != "parquet" or file.compression or file.fault:
-        return [file]
-    runs = row_group_runs(file.path, size)
-    return [replace(file, groups=run) for run in runs] if len(runs) > 1 else [file]
+    parts = [file]
+    if _has_lines(file):
+        found = line_ranges(file.path, PART_BYTES) if lines is None else lines
+        parts = [replace(file, lines=own) for own in found]
+    elif file.kind == "parquet" and not file.compression and not file.fault:
+        parts = [replace(file, groups=run) for run in row_group_runs(file.path, PART_BYTES)]
+    return parts if len(parts) > 1 else [file]
 
 
 def in_reading_order(
-    files: Sequence[tuple[InputFile, ...]], limit: int | None = None
+    files: Sequence[tuple[InputFile, ...]],
+    limit: int | None = None,
+    lines: Mapping[str, Sequence[LineRange]] | None = None,
 ) -> list[tuple[InputFile, ...]]:
     """Files in groups that are read one by one, in the order of their ids, whatever the order of the inputs.
 
     Args:
         files: Of each input.
         limit: Whether only the first rows of each input are wanted; its files are then one group.
+        lines: The parts of files of lines, by path, where they are known.
     """
-    parts = [(part,) for of_input in files for file in of_input for part in split_file(file)]
-    groups: Sequence[tuple[InputFile, ...]] = parts if limit is None else files
-    by_place = {(group[0].id_prefix, group[0].groups or (0, 0)): group for group in groups if group}
+    groups: Sequence[tuple[InputFile, ...]] = files
+    if limit is None:
+        known = lines or {}
+        flat = (file for of_input in files for file in of_input)
+        groups = [(part,) for file in flat for part in split_file(file, known.get(file.path))]
+    by_place = {(group[0].id_prefix, _part_of(group[0])): group for group in groups if group}
     return [group for _, group in sorted(by_place.items(), key=lambda item: item[0])]
+
+
+def _has_lines(file: InputFile) -> bool:
+    return file.kind == "jsonl" and not file.compression and not file.fault
+
+
+def _part_of(file: InputFile) -> tuple[int, ...]:
+    """Which part of a file it is; parts of one file sort by it as their rows do."""
+    return file.groups or file.lines or (0, 0)
 
 
 def read_target(path: str) -> pa.RecordBatch:
@@ -159,12 +197,13 @@ def read_target(path: str) -> pa.RecordBatch:
 
 
 def _text_rows(file: InputFile) -> Iterator[tuple[int | None, Row, int]]:
+    first = file.lines.number if file.lines else 1
     readers: dict[str, Callable[[ByteSource], Iterator[Numbered]]] = {
-        "jsonl": json_lines,
+        "jsonl": lambda source: json_lines(source, first),
         "csv": csv_rows,
         "tsv": lambda source: csv_rows(source, "\t"),
     }
-    with ByteSource(file.path, file.compression) as source:
+    with ByteSource(file.path, file.compression, file.lines and file.lines[:2]) as source:
         if file.kind == "json":
             yield from json_file(source)
             return
@@ -173,6 +212,24 @@ def _text_rows(file: InputFile) -> Iterator[tuple[int | None, Row, int]]:
             if count % _PROGRESS_ROWS == 0:
                 position = source.consumed()
             yield number, row, position
+
+
+def _layout_before(file: InputFile) -> Layout | None:
+    """The layout of the last good row before a part of a file of lines, if it is near."""
+    if not file.lines or not file.lines.begin:
+        return None
+    begin = max(0, file.lines.begin - _BEFORE_BYTES)
+    with ByteSource(file.path, None, (begin, file.lines.begin)) as source:
+        if begin:
+            source.stream.readline()  # the end of a line
+        rows = [row for _, row in json_lines(source)]
+    mapped = tuple(sorted(file.fields.items()))
+    for row in reversed(rows):
+        if not isinstance(row, BadRow):
+            with contextlib.suppress(BadRow, RecursionError):
+                _parts(file, 0, row, mapped)
+                return layout_of(tuple(row), file.format, mapped)
+    return None
 
 
 def _parts(

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors import storage
-from connectors.manifest import file_hash
+from connectors.manifest import Fingerprint, check_unchanged, fingerprint
 from connectors.shards import NARROW_ROWS, ShardWriter, Unit, read_footer, read_stats
 from pipelines.arrays import TokenReader, VectorReader
 from pipelines.candidates import Candidates, gather
@@ -213,6 +213,7 @@ class SelectTask:
     embed: EmbeddingSettings | None
     selectors: tuple[Selector, ...]
     seed: int
+    targets: Mapping[str, Fingerprint]  # files that selectors aim at, as the run found them
 
     @property
     def reads(self) -> set[str]:
@@ -232,6 +233,8 @@ class Decide(beam.DoFn):
         with self.metrics.task():
             candidates = gather(task.units, task.drops, task.scored, task.reads)
             decided = decide(candidates.table, task.selectors, task.seed, *readers(task, candidates))
+            for path, known in task.targets.items():
+                check_unchanged(path, known)
             size = write_decisions(storage.join(self.folder, task.file), decided, candidates)
         kept = int(decided.keep.sum())
         self.metrics(rows_kept=kept, rows_dropped=len(decided.keep) - kept, bytes_written=size)
@@ -326,6 +329,7 @@ def select_task(
     """What there is to decide on, and by what."""
     reads_tokens = any(selector.token_reads for selector in recipe.select)
     embedded = known.embedded if recipe.reads_vectors else None
+    targets = [selector.target_file for selector in recipe.select if isinstance(selector, VectorSelector)]
     return SelectTask(
         "decisions.parquet",
         tuple(units),
@@ -336,6 +340,7 @@ def select_task(
         recipe.embed if embedded else None,
         tuple(recipe.select),
         recipe.seed,
+        {path: fingerprint(path) for path in targets if path},
     )
 
 
@@ -346,29 +351,36 @@ def select(
     dropping: Sequence[StageResult],
     known: Known,
 ) -> StageResult:
-    """Decides on every candidate with the recipe's selectors."""
+    """Decides on every candidate with the recipe's selectors.
+
+    Raises:
+        InputChanged: If a file that a selector aims at changed while it was read.
+    """
     task = select_task(recipe, units, dropping, known)
 
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = collection | "decide" >> beam.ParDo(Decide(folder))
 
-    targets = [s.target_file for s in recipe.select if isinstance(s, VectorSelector) and s.target_file]
     settings: dict[str, Any] = {
         "select": recipe.resolved()["select"],
         "seed": recipe.seed,
-        "targets": [file_hash(path) for path in targets],
+        "targets": [known.hash for known in task.targets.values()],
     }
-    total = rows_left(units, dropping)
-    return run_stage(
-        space,
-        "select",
-        settings,
-        [*dropping, *known.stages],
-        [task],
-        build,
-        total=total,
-        summarise=lambda paths: {
-            "rows": read_footer(paths[0]).num_rows,
-            "facts": read_stats(paths[0])["facts"],
-        },
-    )
+    try:
+        return run_stage(
+            space,
+            "select",
+            settings,
+            [*dropping, *known.stages],
+            [task],
+            build,
+            total=rows_left(units, dropping),
+            summarise=lambda paths: {
+                "rows": read_footer(paths[0]).num_rows,
+                "facts": read_stats(paths[0])["facts"],
+            },
+        )
+    except (RuntimeError, ValueError, OSError):
+        for path, then in task.targets.items():  # a worker says it in the text of a traceback
+            check_unchanged(path, then)
+        raise

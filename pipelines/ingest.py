@@ -1,15 +1,16 @@
 """Stage ingest: input files → canonical examples and bad rows, a Parquet file of each for every input file.
 
-A large Parquet file is read in parts, runs of its row groups, each of which gives files of its own. Any other
-file is read by one worker: where a row of text begins, and which number it has, is known to the one who has
-read all before it.
+A large file of JSON lines is read in parts, ranges of its lines, and so is a large Parquet file, in runs of
+its row groups; each part gives files of its own. Which number the first line of a part has is found out while
+the file is hashed. Any other file is read by one worker: where a CSV row begins, or what a packed file holds,
+is known to the one who has read all before it.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ import pyarrow.parquet as pq
 
 from connectors.examples import BAD_ROW_SCHEMA, EXAMPLE_SCHEMA, Batcher
 from connectors.inputs import find_all_files
+from connectors.line_ranges import LineRange
 from connectors.manifest import Fingerprint, check_unchanged, fingerprint
-from connectors.readers import InputFile, Item, in_reading_order, read_examples
+from connectors.readers import InputFile, Item, in_reading_order, line_cutter, read_examples
 from connectors.shards import ShardWriter, read_stats
 from connectors.storage import fetched, file_name, folder_of, is_inside, join
 from pipelines.metrics import StageMetrics
@@ -110,12 +112,26 @@ def input_files(recipe: Recipe) -> list[tuple[InputFile, ...]]:
     return find_all_files(recipe.inputs, Path.cwd())
 
 
+def _look_through(
+    files: Iterable[InputFile], limit: int | None
+) -> tuple[dict[str, Fingerprint], dict[str, list[LineRange]]]:
+    """Fingerprints of files by path, and the parts of those that are read by lines; reads each file once."""
+    known: dict[str, Fingerprint] = {}
+    lines: dict[str, list[LineRange]] = {}
+    for file in {file.path: file for file in files}.values():
+        cutter = line_cutter(file) if limit is None else None
+        known[file.path] = fingerprint(file.path, cutter.add if cutter else None)
+        if cutter:
+            lines[file.path] = cutter.ranges()
+    return known, lines
+
+
 def _tasks(
-    files: Sequence[tuple[InputFile, ...]], known: Mapping[str, Fingerprint], limit: int | None
+    groups: Iterable[tuple[InputFile, ...]], known: Mapping[str, Fingerprint], limit: int | None
 ) -> list[IngestTask]:
     return [
         IngestTask(f"part-{index:05d}.parquet", group, tuple(known[file.path] for file in group), limit)
-        for index, group in enumerate(in_reading_order(files, limit))
+        for index, group in enumerate(groups)
     ]
 
 
@@ -149,16 +165,19 @@ def ingest(space: Workspace, recipe: Recipe, limit: int | None) -> tuple[StageRe
     for file in flat:
         if is_inside(file.path, space.out):
             raise ValueError(f"{file.path} lies in the output folder {space.out}; give another --output")
-    fingerprints = {file.path: fingerprint(file.path) for file in flat}
+    fingerprints, lines = _look_through(flat, limit)
     inputs = describe_inputs(flat, fingerprints)
-    settings = {
+    settings: dict[str, Any] = {
         "limit": limit,
         "files": sorted(
             [file.source, file.name, known["hash"], file.format, sorted(file.fields.items()), file.pairs]
             for file, known in zip(flat, inputs, strict=True)
         ),
     }
-    tasks = _tasks(files, fingerprints, limit)
+    parts = sorted([file.source, file.name, *part] for file in flat for part in lines.get(file.path, ())[1:])
+    if parts:  # a file of part of a file's rows must not be taken for one of all of them
+        settings["parts"] = parts
+    tasks = _tasks(in_reading_order(files, limit, lines), fingerprints, limit)
 
     def build(collection: beam.PCollection, folder: str) -> None:
         _ = collection | "read files" >> beam.ParDo(ReadFiles(folder, space.counts("ingest")))

@@ -1,7 +1,9 @@
 """Progress of a running stage: how far, how fast, how long still.
 
-Beam's local runner blocks while it runs and its metrics come at the end, so workers leave their counts in
-small files of the run folder, one for each process, and the command reads and draws them.
+Runners block while they run, and their metrics come at the end. So workers leave their counts in small files
+of the run folder, one for each process, and the command reads and draws them. Workers that do not see that
+folder, on other machines with the outputs in an object store, count nothing: the command then counts the
+files of the stage that are done.
 """
 
 from __future__ import annotations
@@ -9,25 +11,30 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from pipelines.run_log import CONTEXT, in_stage, say
 
+_LOG = logging.getLogger(__name__)
+
 WRITE_SECONDS = 0.25
 PLAIN_LINE_SECONDS = 5.0
+SHARE_SECONDS = 10.0  # between listings of a stage's folder in an object store
 
 
 class ProgressCounter:
     """Adds up what one worker process has done; picklable, the counts stay behind.
 
     Args:
-        folder: Where the count files of the stage go; made on the first count.
+        folder: Where the count files of the stage go; without it nothing is counted.
     """
 
     def __init__(self, folder: str) -> None:
@@ -54,9 +61,11 @@ class ProgressCounter:
                 return
             self._written = now
             if self._file is None:
-                # id(self) too: two steps of one process each have a counter
-                self._file = Path(self.folder) / f"{os.getpid()}-{id(self)}"
-                self._file.parent.mkdir(parents=True, exist_ok=True)
+                # The machine's name too: containers have the same few process numbers. And id(self): two
+                # steps of one process each have a counter.
+                self._file = Path(self.folder) / f"{platform.node()}-{os.getpid()}-{id(self)}"
+            if not self._file.parent.is_dir():
+                return  # another machine's, and the command cannot see this one's
             temporary = self._file.with_suffix(".tmp")
             temporary.write_text(json.dumps(self._counts), "utf-8")
             temporary.replace(self._file)
@@ -151,18 +160,29 @@ class Progress:
             self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
-    def stage(self, name: str, folder: Path, total: int, unit: str = "rows") -> Iterator[None]:
+    def stage(
+        self,
+        name: str,
+        folder: Path,
+        total: int,
+        unit: str = "rows",
+        share_done: Callable[[], float] | None = None,
+    ) -> Iterator[None]:
         """Watches a stage's count files until the block ends.
 
         Args:
             name: Stage name.
-            folder: Where its workers count; emptied before and after.
+            folder: Where its workers count; made, and emptied before and after.
             total: Rows (or bytes) to do; 0 when unknown.
             unit: What `total` counts, "rows" or "bytes".
+            share_done: Says from 0 to 1 how much is done, as far as files tell; asked every SHARE_SECONDS,
+                and believed where the counts say less. None where all workers can reach the folder.
         """
+        folder.mkdir(parents=True, exist_ok=True)
         _empty(folder)
         stop = threading.Event()
-        thread = threading.Thread(target=self._draw, args=(name, folder, total, unit, stop), daemon=True)
+        watched = _Watched(name, folder, total, unit, share_done)
+        thread = threading.Thread(target=self._draw, args=(watched, stop), daemon=True)
         thread.start()
         try:
             with in_stage(name):
@@ -172,24 +192,44 @@ class Progress:
             thread.join()
             _empty(folder)
 
-    def _draw(self, name: str, folder: Path, total: int, unit: str, stop: threading.Event) -> None:
-        began = time.monotonic()
-
-        def line() -> tuple[str, dict[str, float]]:
-            counts, elapsed = read_counts(folder), time.monotonic() - began
-            return describe(name, counts, total, unit, elapsed), numbers(counts, total, unit, elapsed)
-
+    def _draw(self, stage: _Watched, stop: threading.Event) -> None:
         if self.console.is_terminal and not CONTEXT.as_json:
-            with self.console.status(name) as status:
+            with self.console.status(stage.name) as status:
                 while not stop.wait(WRITE_SECONDS):
-                    status.update(line()[0])
+                    status.update(stage.line()[0])
         else:
             while not stop.wait(PLAIN_LINE_SECONDS):
-                text, counted = line()
-                self.say(text, name, counted)
+                text, counted = stage.line()
+                self.say(text, stage.name, counted)
+
+
+@dataclass
+class _Watched:
+    """A running stage, as `Progress.stage` is told of it."""
+
+    name: str
+    folder: Path
+    total: int
+    unit: str
+    share_done: Callable[[], float] | None
+    began: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=time.monotonic)
+    share: float = 0.0
+
+    def line(self) -> tuple[str, dict[str, float]]:
+        """How far it is, for people and for programs."""
+        counts, now = read_counts(self.folder), time.monotonic()
+        if self.share_done is not None and now - self.asked >= SHARE_SECONDS:
+            self.asked = now
+            try:
+                self.share = self.share_done()
+            except OSError as error:  # the run does not need it, and the next time may be better
+                _LOG.debug("stage %s: how much is done cannot be told: %s", self.name, error)
+        counts[self.unit] = max(counts[self.unit], int(self.share * self.total))
+        about = self.total, self.unit, now - self.began
+        return describe(self.name, counts, *about), numbers(counts, *about)
 
 
 def _empty(folder: Path) -> None:
-    if folder.exists():
-        for path in folder.iterdir():
-            path.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        path.unlink(missing_ok=True)

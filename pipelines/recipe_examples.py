@@ -81,6 +81,7 @@ model:
   loss_on: last
   score_end: true
   batch_tokens: 16384
+  compile: true
 score: [loss, entropy]
 """,
     "models": """\

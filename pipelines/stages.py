@@ -197,7 +197,13 @@ def run_stage(
     began, metrics = time.monotonic(), {}
     if todo:
         left = total * len(todo) // len(tasks)
-        with space.progress.stage(name, Path(space.counts(name)), left, unit):
+
+        def share_done() -> float:
+            names = set(file_names(folder))
+            return sum(task.file in names for task in todo) / len(todo)
+
+        watch = share_done if is_remote(space.out) else None
+        with space.progress.stage(name, Path(space.counts(name)), left, unit, watch):
             result = run_pipeline(
                 space.runner,
                 lambda pipeline: _tasks_then(pipeline, name, todo, lambda tasks: build(tasks, folder)),

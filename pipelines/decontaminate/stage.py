@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from connectors.examples import prompt_text, response_text
-from connectors.manifest import file_hash
+from connectors.manifest import check_unchanged, fingerprint
 from connectors.shards import Unit, group_units, read_stats, read_unit, write_parquet
 from connectors.storage import exists, fetched, folder_of, join, remove_files
 from pipelines.decontaminate.eval_sets import EvalItem, chosen_fields, read_items, set_files
@@ -213,10 +213,12 @@ def decontaminate(
         embeddings are compared also the rows, and of each set the items, that have none.
 
     Raises:
+        InputChanged: If an evaluation set changed while it was read.
         ValueError: If an evaluation set or the embedding model cannot be read.
     """
     sets = [(eval_set, set_files(eval_set, Path.cwd())) for eval_set in settings.against]
-    identity = [[asdict(file) | {"path": file_hash(file.path)} for file in found] for _, found in sets]
+    known = {file.path: fingerprint(file.path) for _, found in sets for file in found}
+    identity = [[asdict(file) | {"path": known[file.path].hash} for file in found] for _, found in sets]
     total = sum(unit.rows for unit in units)
     merged = MergeTask("contaminated.parquet")
     groups = [group for group in group_units(units, ROWS_IN_TASK) if group]
@@ -226,7 +228,10 @@ def decontaminate(
     def build(collection: beam.PCollection, folder: str) -> None:
         for eval_set, files in sets:
             space.progress.say(f"evaluation set {eval_set.set_name}: {chosen_fields(eval_set, files)}")
-        _write_items([item for s, files in sets for item in read_items(s, files)], settings, folder)
+        items = [item for eval_set, files in sets for item in read_items(eval_set, files)]
+        for path, then in known.items():
+            check_unchanged(path, then)
+        _write_items(items, settings, folder)
         tasks = [SearchTask(f"hits-{group[0].name}.parquet", group) for group in groups]
         find = FindItems(folder, settings, space.counts("decontaminate"), space.runner.threads)
         hits = collection.pipeline | "units" >> beam.Create(tasks) | "find items" >> beam.ParDo(find)

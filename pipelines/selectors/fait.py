@@ -28,9 +28,9 @@ leave it out, or the pairs are gone. Put selectors that drop wrong answers behin
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,14 +48,11 @@ from pipelines.selectors.base import (
     without_score,
 )
 from pipelines.selectors.pass_rate import labels
-from pipelines.selectors.tokens import TokenBlock, TokenLists, TokenRows, join
+from pipelines.selectors.tokens import TokenBlock, TokenLists, TokenRows, join, offsets_of
 
-Answer = Mapping[str, npt.NDArray[Any]]  # by `token_reads`, an entry for each response token
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-TOKENS_AT_ONCE = 2**24  # response tokens in memory, 8 bytes each: 128 MB
+TOKENS_AT_ONCE = 2**26  # response tokens in memory, 8 bytes each: 512 MB
 
 _REASONS = (
     "fait: wrong answer, serves as a rival only",
@@ -120,6 +117,9 @@ class Fait(Selector):
         Rows of `weigh_tokens` without such a wrong answer, or with none that differs, are left out: their
         tokens weigh 1 each.
         """
+        # Loads Numba, which reading a recipe does not need.
+        from pipelines.selectors.alignment import raise_sensitive
+
         if decisions.weigh_tokens is None or not decisions.weigh_tokens.any():
             return
         wrong = labels(candidates, self.correct, self.name) == 0
@@ -128,33 +128,36 @@ class Fait(Selector):
         rivals = first_of_groups(np.flatnonzero(wrong), group, ids, self.rivals)
         for rows in chunks(np.flatnonzero(decisions.weigh_tokens), rivals, group, length, TOKENS_AT_ONCE):
             compared = rivals[np.isin(group[rivals], group[rows])]
-            answers = dict(_answers(tokens(np.union1d(rows, compared))))
-            starts = np.searchsorted(group[compared], group[rows], side="left")
-            stops = np.searchsorted(group[compared], group[rows], side="right")
-            found = []
-            for row, start, stop in zip(rows.tolist(), starts, stops, strict=True):
-                weights = self._weights(answers[row], [answers[at] for at in compared[start:stop].tolist()])
-                if weights is not None:
-                    one = np.array([row]), np.array([0, len(weights)])
-                    found.append(TokenLists(*one, weights.astype(np.float32)))
-            yield join(found, np.float32)
+            read = np.union1d(rows, compared)
+            offsets, arrays = _joined(tokens(read))
+            weigh = partial(
+                raise_sensitive,
+                ids=arrays["token_ids"].astype(np.int32, copy=False),
+                nll=arrays["token_nll"].astype(np.float32, copy=False),
+                bounds=offsets,
+                rivals=np.searchsorted(read, compared),
+                least=self.similarity,
+                strength=self.strength,
+                temperature=self.temperature,
+            )
+            of_each = (
+                np.searchsorted(read, rows),
+                np.searchsorted(group[compared], group[rows], side="left"),
+                np.searchsorted(group[compared], group[rows], side="right"),
+            )
+            parts = [np.array_split(values, pa.cpu_count()) for values in of_each]
+            with ThreadPoolExecutor(pa.cpu_count()) as pool:  # compiled, so outside of Python's lock
+                weights, found = map(np.concatenate, zip(*pool.map(weigh, *parts), strict=True))
+            lists = TokenLists(rows, offsets_of(length[rows]), weights)
+            yield join([lists.within(found)], np.float32)
 
-    def _weights(self, right: Answer, rivals: Sequence[Answer]) -> Floats | None:
-        """The weights of a right answer's tokens, None where no rival gives any."""
-        own = right["token_ids"].tolist()
-        likeness = [similarity(own, rival["token_ids"].tolist()) for rival in rivals]
-        nearest = max(range(len(rivals)), key=likeness.__getitem__)  # the first of equal ones
-        if likeness[nearest] < self.similarity:
-            return None
-        return weigh(right, rivals[nearest], self.strength, self.temperature)
 
-
-def _answers(blocks: Iterable[TokenBlock]) -> Iterator[tuple[int, Answer]]:
-    """(candidate index, its tokens) of each row of the blocks."""
-    for block in blocks:
-        bounds = block.offsets.tolist()
-        for row, start, stop in zip(block.rows.tolist(), bounds[:-1], bounds[1:], strict=True):
-            yield row, {name: values[start:stop] for name, values in block.arrays.items()}
+def _joined(blocks: Iterable[TokenBlock]) -> tuple[Ints, dict[str, npt.NDArray[Any]]]:
+    """Offsets and values of the tokens of all rows of the blocks, at least one."""
+    every = list(blocks)
+    lengths = np.concatenate([np.diff(block.offsets) for block in every])
+    names = every[0].arrays
+    return offsets_of(lengths), {name: np.concatenate([b.arrays[name] for b in every]) for name in names}
 
 
 def first_of_groups(rows: Ints, group: Ints, ids: Ints, count: int) -> Ints:
@@ -187,114 +190,3 @@ def chunks(rows: Ints, rivals: Ints, group: Ints, tokens: Ints, limit: int) -> I
     first = np.append(True, np.diff(group[rows]) > 0)
     cost = tokens[rows] + np.where(first, of_rivals[group[rows]], 0)
     yield from np.split(rows, np.flatnonzero(np.diff(np.cumsum(cost) // limit)) + 1)
-
-
-def weigh(right: Answer, wrong: Answer, strength: float, temperature: float) -> Floats | None:
-    """Weights of a right answer's tokens beside a wrong answer.
-
-    Args:
-        right: `token_ids` and `token_nll` (nats), shape (n,) each.
-        wrong: The same of the wrong answer, shape (m,).
-        strength: λ, at least 0.
-        temperature: τ in nats, above 0.
-
-    Returns:
-        float64, shape (n,), all above 0, mean 1; None where both have the same tokens.
-    """
-    sensitive, theirs = sensitive_tokens(right["token_ids"].tolist(), wrong["token_ids"].tolist())
-    if not sensitive.any():
-        return None
-    gap = 0.0
-    if theirs.any():
-        gap = float(right["token_nll"][sensitive].mean(dtype=np.float64))
-        gap -= float(wrong["token_nll"][theirs].mean(dtype=np.float64))
-    # tanh is the sigmoid that cannot overflow: sigmoid(x) = (1 + tanh(x / 2)) / 2
-    share = (1.0 + math.tanh(gap / temperature / 2.0)) / 2.0
-    weights = 1.0 + strength * share * sensitive
-    scaled: Floats = weights / weights.mean()
-    return scaled
-
-
-def sensitive_tokens(right: Sequence[int], wrong: Sequence[int]) -> tuple[Bools, Bools]:
-    """Which tokens of a right answer a wrong one lacks, and which of the wrong one are not in the right one.
-
-    Where the wrong answer has tokens more and the right one none in their place, the right answer's next
-    token counts, or its last.
-
-    Returns:
-        bool, shape (len(right),), and bool, shape (len(wrong),).
-
-    Example:
-        >>> own, theirs = sensitive_tokens([7, 1, 2, 9], [7, 3, 2, 4, 9])
-        >>> own.tolist(), theirs.tolist()  # 1 stands for 3; before 9 the wrong answer has a 4
-        ([False, True, False, True], [False, True, False, True, False])
-    """
-    pairs = np.array(align(right, wrong), dtype=np.int64).reshape(-1, 2)
-    own, theirs = np.ones(len(right), np.bool_), np.ones(len(wrong), np.bool_)
-    own[pairs[:, 0]] = theirs[pairs[:, 1]] = False
-    borders = np.concatenate([[[-1, -1]], pairs, [[len(right), len(wrong)]]])
-    steps = np.diff(borders, axis=0)
-    behind = borders[1:, 0][(steps[:, 0] == 1) & (steps[:, 1] > 1)]
-    if len(right):
-        own[np.minimum(behind, len(right) - 1)] = True
-    return own, theirs
-
-
-def similarity(one: Sequence[int], other: Sequence[int]) -> float:
-    """Share of the tokens of two texts that are common, 2 m / (n + n'), from 0 to 1; 1 for equal texts.
-
-    Example:
-        >>> similarity([1, 2, 3, 4], [1, 9, 3, 4])
-        0.75
-    """
-    last = deque(_common(one, other), maxlen=1)
-    longest = len(one) - last[0].bit_count() if last else 0
-    total = len(one) + len(other)
-    return 2 * longest / total if total else 1.0
-
-
-def align(one: Sequence[int], other: Sequence[int]) -> list[tuple[int, int]]:
-    """Positions (in one, in other) of a longest common subsequence, ascending.
-
-    Example:
-        >>> align([5, 6, 7, 8], [5, 7, 7, 8])
-        [(0, 0), (2, 1), (3, 3)]
-    """
-    states = list(_common(one, other))
-    pairs = []
-    at, there = len(one), len(other)
-    while at and there:
-        if not _lengthens(states, at, there):
-            at -= 1
-        elif there > 1 and _lengthens(states, at, there - 1):
-            there -= 1
-        else:
-            at, there = at - 1, there - 1
-            pairs.append((at, there))
-    return pairs[::-1]
-
-
-def _lengthens(states: Sequence[int], at: int, there: int) -> bool:
-    """Whether one[at - 1] is needed for the longest common subsequence of one[:at] and other[:there]."""
-    return not states[there - 1] >> (at - 1) & 1
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> Iterator[int]:
-    """Longest common subsequences of `one` and each beginning of `other`, 64 cells at a time or more.
-
-    The bit-parallel algorithm of Hyyrö (2004) on whole numbers of any size. On answers of 290 tokens it takes
-    a tenth of the time of difflib, whose matches are not always longest and depend on the order of the two.
-
-    Yields:
-        A number for each token of `other`: bit i is 0 where the longest common subsequence with one[:i + 1]
-        is longer than that with one[:i].
-    """
-    positions: dict[int, int] = {}
-    for at, token in enumerate(one):
-        positions[token] = positions.get(token, 0) | 1 << at
-    every = (1 << len(one)) - 1
-    state = every
-    for token in other:
-        matched = state & positions.get(token, 0)
-        state = ((state + matched) | (state - matched)) & every
-        yield state

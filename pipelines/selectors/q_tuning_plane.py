@@ -143,5 +143,8 @@ def bisection_levels(
 
 def is_above_median(values: Floats) -> Bools:
     """Rows ranked above the middle of their batch; equal values share the lowest of their ranks."""
-    above: Bools = _min_ranks(values) > (values.shape[-1] - 1) / 2
+    middle = (values.shape[-1] - 1) // 2
+    if middle < 0:
+        return np.zeros(values.shape, np.bool_)
+    above: Bools = values > np.partition(values, middle, axis=-1)[..., middle : middle + 1]
     return above

@@ -81,9 +81,10 @@ def quantiles(values: Floats) -> Floats:
     rows = np.flatnonzero(np.isfinite(values))
     rows = rows[np.argsort(values[rows])]
     ordered = values[rows]
-    below, upto = (np.searchsorted(ordered, ordered, side=side) for side in ("left", "right"))
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(rows)])
+    bounds = np.append(first, len(rows))  # where each run of equal values begins
     shares = np.full(len(values), np.nan)
-    shares[rows] = (below + upto) / (2 * max(1, len(rows)))
+    shares[rows] = np.repeat((bounds[:-1] + bounds[1:]) / (2 * max(1, len(rows))), np.diff(bounds))
     return shares
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from scorers.base import TOKEN_OUTPUTS
+from scorers.models.compiling import compile_layers
 from scorers.models.devices import own_cuda_device
 from scorers.models.forward import CausalModel, MemoryLimit, Wanted, forward, read
 from scorers.models.layout import Layout, lay_out
@@ -134,6 +135,8 @@ def _load(settings: ModelSettings) -> LoadedModel:
         shares_context=_shares_context(model.config, network, vocabulary, dtype),
         fused=device.type == "cuda" and _can_fuse(network, vocabulary),
     )
+    if settings.compile:
+        _compile(settings.path, network, vocabulary, dtype)
     default = _CUDA_BATCH_TOKENS
     if kind == "cpu":
         default = _NARROW_BATCH_TOKENS if network.head.weight.shape[1] < _NARROW else _CPU_BATCH_TOKENS
@@ -314,6 +317,30 @@ def _can_fuse(network: CausalModel, vocabulary: int) -> bool:
         _LOG.warning("logits are reduced without the fused kernel, which does not run here: %s", error)
         return False
     return all(np.allclose(fused[name], plain[name], rtol=1e-4, atol=1e-5) for name in plain)
+
+
+@torch.inference_mode()
+def _compile(path: str, network: CausalModel, vocabulary: int, dtype: torch.dtype) -> None:
+    """Compiles the layers, and compares what they give with what they gave."""
+    layout = lay_out([_probe(vocabulary)], whole=True, share=False)
+    plain = read(network, layout)
+    try:
+        compile_layers(network.body)
+        compiled = read(network, layout)
+    # The compiler, and the one it calls for the processor, raise what they like.
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"model.compile: the layers of {path!r} cannot be compiled here: "
+            f"{type(error).__name__}: {first}\n"
+            "On a processor torch.compile needs a C++ compiler (Debian: apt install g++). Without "
+            "compile: true the scores are the same but for rounding"
+        ) from error
+    if not _close(compiled, plain, dtype):
+        raise ValueError(
+            f"model.compile: the compiled layers of {path!r} give other hidden states than the model; "
+            "leave compile: true out"
+        )
 
 
 def _at_targets(network: CausalModel, layout: Layout) -> torch.Tensor:

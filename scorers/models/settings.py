@@ -5,9 +5,9 @@ Importing this module loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class ModelSettings(BaseModel):
@@ -67,6 +67,17 @@ class ModelSettings(BaseModel):
         ge=1,
         description="tokens in one forward call at most, padding included; null: chosen for the device",
     )
+    compile: bool = Field(
+        default=False,
+        description="whether the model's layers are compiled (torch.compile): faster, after half a minute in "
+        "each worker process; on CPU a C++ compiler is needed",
+    )
+
+    @model_validator(mode="after")
+    def _is_on_one_device(self) -> Self:
+        if self.compile and self.device == "spread":
+            raise ValueError("compile: true is for a model on one device; with device: spread leave it out")
+        return self
 
 
 class EmbeddingSettings(BaseModel):

@@ -24,8 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_selector_without_vectors_is_measured() -> None:
     measured = {name for step in reselect.SELECTIONS.values() for name in step}
     with_vectors = {name for name, selector in SELECTORS.items() if issubclass(selector, VectorSelector)}
-    aligning = {"fait"}  # compares the tokens of answers pair by pair, which is no matter of seconds
-    assert measured == set(SELECTORS) - with_vectors - aligning
+    assert measured == set(SELECTORS) - with_vectors
 
 
 def test_the_run_has_the_rows_asked_for_beside_its_duplicates(run: Path) -> None:

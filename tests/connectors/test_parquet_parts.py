@@ -36,6 +36,12 @@ def write(path: Path, rows: int, group: int, start: int = 0) -> InputFile:
     return file
 
 
+def split(file: InputFile, size: int) -> list[InputFile]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "PART_BYTES", size)
+        return split_file(file)
+
+
 def without_position(items: list[Item]) -> list[tuple[str, dict[str, object]]]:
     return [(item.kind, item.row) for item in items]
 
@@ -45,7 +51,7 @@ def without_position(items: list[Item]) -> list[tuple[str, dict[str, object]]]:
 def test_parts_give_the_rows_of_the_whole_file(rows: int, group: int, size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = write(Path(folder, "a.parquet"), rows, group)
-        parts = split_file(file, size)
+        parts = split(file, size)
         assert len(parts) <= -(-rows // group)
         read = [item for part in parts for item in read_examples(part)]
         assert without_position(read) == without_position(list(read_examples(file)))
@@ -58,19 +64,16 @@ def test_row_groups_are_packed_up_to_the_size(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", 100, 10)
     sizes = pq.read_metadata(file.path)
     one = max(sizes.row_group(number).total_byte_size for number in range(10))
-    assert [part.groups for part in split_file(file, 1)] == [(n, n + 1) for n in range(10)]
-    assert [part.groups for part in split_file(file, 4 * one)] == [(0, 4), (4, 8), (8, 10)]
-    assert split_file(file, 100 * one) == [file]
+    assert [part.groups for part in split(file, 1)] == [(n, n + 1) for n in range(10)]
+    assert [part.groups for part in split(file, 4 * one)] == [(0, 4), (4, 8), (8, 10)]
+    assert split(file, 100 * one) == [file]
 
 
 def test_what_has_no_row_groups_is_one_part(tmp_path: Path) -> None:
     damaged = write(tmp_path / "a.parquet", 100, 10)
     Path(damaged.path).write_bytes(Path(damaged.path).read_bytes()[:-20] + b"0" * 16 + b"PAR1")
-    (tmp_path / "b.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 50, "utf-8")
-    [lines] = find_files(InputSpec(path=str(tmp_path / "b.jsonl"), source="s"), Path())
-    assert split_file(damaged, 1) == [damaged]
+    assert split(damaged, 1) == [damaged]
     assert [item.kind for item in read_examples(damaged)] == ["bad"]
-    assert split_file(lines, 1) == [lines]
 
 
 @pytest.mark.parametrize("size", [500, 10**9])
@@ -79,7 +82,7 @@ def test_a_run_over_parts_publishes_the_same_rows(
 ) -> None:
     write(tmp_path / "b.parquet", 60, 10, start=100)
     write(tmp_path / "a.parquet", 60, 10)
-    monkeypatch.setattr(readers, "split_file", lambda file: split_file(file, size))
+    monkeypatch.setattr(readers, "PART_BYTES", size)
     recipe = {
         "name": "parts",
         "inputs": [{"path": str(tmp_path / "*.parquet"), "source": "s"}],

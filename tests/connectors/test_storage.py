@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from connectors import fetch_cache, storage, storage_clients, storage_errors
+from connectors import fetch_cache, readers, storage, storage_clients, storage_errors
 from connectors.fetch_cache import FetchCache
+from connectors.inputs import InputSpec, find_files
+from connectors.readers import read_examples, split_file
 from connectors.shards import (
     parquet_files,
     read_array,
@@ -144,6 +146,19 @@ def test_one_client_serves_all_requests_to_google_storage(
         storage.write_text(f"{place}/{number}", str(number))
         assert storage.read_text(f"{place}/{number}") == str(number)
     assert len(built) == 1
+
+
+def test_a_file_of_lines_is_read_in_parts_everywhere(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "".join(f'{{"question": "What is {n}?", "answer": "{n}"}}\n' for n in range(6000))
+    storage.write_text(storage.join(folder, "a.jsonl"), lines)
+    [whole] = find_files(InputSpec(path=storage.join(folder, "a.jsonl")), Path())
+    monkeypatch.setattr(readers, "PART_BYTES", 70_000)
+    parts = split_file(whole)
+    assert len(parts) == -(-len(lines) // 70_000)
+    read = [[item.row for item in read_examples(file)] for file in (whole, *parts)]
+    assert sum(read[1:], []) == read[0]
+    assert len(read[0]) == 6000
+    assert sum([*read_examples(part)][-1].position for part in parts) <= len(lines)
 
 
 def test_a_copy_inside_a_store_replaces_what_was_there(stores: Stores) -> None:

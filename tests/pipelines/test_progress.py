@@ -52,3 +52,19 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
     assert "5 of 10 rows" in text.getvalue()
     assert "\x1b" not in text.getvalue()
     assert list((tmp_path / "counts").iterdir()) == []
+
+
+def test_a_worker_that_cannot_see_the_folder_counts_nothing_and_makes_none(tmp_path: Path) -> None:
+    ProgressCounter(str(tmp_path / "elsewhere"))(rows=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_workers_cannot_count_the_files_that_are_done_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.progress.PLAIN_LINE_SECONDS", 0.01)
+    monkeypatch.setattr("pipelines.progress.SHARE_SECONDS", 0.0)
+    text = io.StringIO()
+    with Progress(Console(file=text)).stage("score", tmp_path / "counts", 1000, share_done=lambda: 0.25):
+        time.sleep(0.2)
+    assert "250 of 1,000 rows" in text.getvalue()

@@ -12,13 +12,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import yaml
 
+from connectors.manifest import InputChanged
+from pipelines.embed import embed_file
 from pipelines.progress import Progress
 from pipelines.recipe import RecipeError, parse_recipe
 from pipelines.run import Finished, reselect, run
 from pipelines.runner import RunnerChoice
+from scorers.models.settings import EmbeddingSettings
 from tests.pipelines.corpus import MODEL, hashes, recipe, rows_of, write_corpus
 
 LOCAL = RunnerChoice()
@@ -159,3 +164,23 @@ def test_selecting_again_embeds_and_checks_what_the_run_did_not(corpus: Path, tm
     stages = reselect(first.out, parse_recipe(again), LOCAL, QUIET).manifest["stages"]
     assert stages["check"]["reused"]
     assert stages["vectors"]["reused"]
+
+
+def test_a_task_that_changes_while_a_selector_aims_at_it_fails_the_run(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "task.jsonl"
+    row = json.dumps({"prompt": "Describe the apple.", "completion": "apple1 river2"}) + "\n"
+    target.write_text(row)
+
+    def embedding(path: str, settings: EmbeddingSettings) -> npt.NDArray[np.float32]:
+        vectors = embed_file(path, settings)
+        target.write_text(row.replace("apple", "river"))
+        return vectors
+
+    monkeypatch.setattr("pipelines.embed.embed_file", embedding)
+    select = [{"kshot": {"target": str(target), "keep": 0.5}}]
+    aiming = recipe(corpus, score=[], select=select, embed={"path": str(MODEL), "scope": "prompt"})
+    with pytest.raises(InputChanged, match=r"task\.jsonl changed while this run read it"):
+        _run(aiming, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from connectors.inputs import InputFile
+from connectors.manifest import InputChanged
 from connectors.shards import plan_units, write_parquet
 from connectors.storage import make_folder
 from pipelines.decontaminate import stage as module
-from pipelines.decontaminate.eval_sets import KNOWN_SETS, read_items, set_files
+from pipelines.decontaminate.eval_sets import KNOWN_SETS, EvalItem, read_items, set_files
 from pipelines.decontaminate.settings import KNOWN_NAMES, DecontaminateSettings, EvalSet
 from pipelines.decontaminate.stage import decontaminate
 from pipelines.drops import DROP_SCHEMA
@@ -80,6 +82,22 @@ def test_the_file_is_the_same_for_any_number_of_shards_and_workers(
     for name, workers in (("b", 1), ("c", 2)):
         stage = search(tmp_path / name, rows, {"against": [{"path": path}]}, workers=workers, shards=5)
         assert Path(stage.paths[0]).read_bytes() == whole
+
+
+def test_a_set_that_changes_while_it_is_read_fails_the_stage_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_set(tmp_path / "mine.jsonl", [{"question": QUESTION, "answer": "4"}])
+
+    def reading(eval_set: EvalSet, files: list[InputFile]) -> list[EvalItem]:
+        found = list(read_items(eval_set, files))
+        write_set(tmp_path / "mine.jsonl", [{"question": "Another?", "answer": "5"}])
+        return found
+
+    monkeypatch.setattr(module, "read_items", reading)
+    with pytest.raises(InputChanged, match=r"mine\.jsonl changed while this run read it"):
+        search(tmp_path / "run", [(QUESTION, "4")], {"against": [{"path": path}]})
+    assert not list((tmp_path / "run" / "out").rglob("*.parquet"))
 
 
 def test_the_fields_of_a_set_may_be_stated(tmp_path: Path) -> None:

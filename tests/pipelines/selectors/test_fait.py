@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -17,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.selectors import fait
-from pipelines.selectors.fait import Fait, align, chunks, first_of_groups, sensitive_tokens, similarity, weigh
+from pipelines.selectors import alignment, fait
+from pipelines.selectors.alignment import common_tokens, positions_of
+from pipelines.selectors.fait import Fait, chunks, first_of_groups
 from pipelines.selectors.tokens import TokenBlock
 from tests.pipelines.selectors.tables import EXAMPLES, candidates, kept_rows
 from tests.pipelines.selectors.token_rows import by_row, stored
@@ -71,6 +73,15 @@ def weights_of(
     return {row: weights.tolist() for row, weights in by_row(found).items()}
 
 
+def align(one: Tokens, other: Tokens) -> list[list[int]]:
+    pairs: list[list[int]] = alignment.align(np.array(one, np.int64), np.array(other, np.int64)).tolist()
+    return pairs
+
+
+def sensitive_tokens(right: Tokens, wrong: Tokens) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    return alignment.sensitive_tokens(np.array(right, np.int64), np.array(wrong, np.int64))
+
+
 def textbook_length(one: Tokens, other: Tokens) -> int:
     """Length of a longest common subsequence, as a textbook has it."""
 
@@ -99,16 +110,10 @@ def test_worked_example() -> None:
 
 
 def test_strength_and_temperature_have_their_place() -> None:
-    own, other = (
-        {"token_ids": np.array(ids), "token_nll": np.array([0, 0, 0, loss, 0, 0, 0], np.float32)}
-        for ids, loss in ((RIGHT, 4), (WRONG, 2))
-    )
-    weights = weigh(own, other, strength=3.0, temperature=2.0)
-    assert weights is not None
+    nll = [[0, 0, 0, 4, 0, 0, 0], [0, 0, 0, 2, 0, 0, 0]]
+    weights = weights_of([RIGHT, WRONG], [1, 0], nll=nll, strength=3.0, temperature=2.0)[0]
     assert weights[3] / weights[0] == pytest.approx(1 + 3 * SIGMOID_1)
-    with np.errstate(all="raise"):
-        sharp = weigh(own, other, strength=1.0, temperature=1e-300)
-    assert sharp is not None
+    sharp = weights_of([RIGHT, WRONG], [1, 0], nll=nll, strength=1.0, temperature=1e-300)[0]
     assert sharp[3] / sharp[0] == 2
 
 
@@ -209,13 +214,12 @@ def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
 
 @EXAMPLES
 @given(texts, texts)
-def test_the_similarity_is_that_of_the_textbook_and_the_same_from_both_sides(
+def test_the_common_tokens_are_those_of_the_textbook_and_the_same_from_both_sides(
     one: Tokens, other: Tokens
 ) -> None:
-    total = len(one) + len(other)
-    expected = 2 * textbook_length(one, other) / total if total else 1.0
-    assert similarity(one, other) == similarity(other, one) == expected
-    assert (expected == 1.0) == (one == other)
+    own, others = np.array(one, np.int64), np.array(other, np.int64)
+    there = common_tokens(positions_of(own), others)
+    assert there == common_tokens(positions_of(others), own) == textbook_length(one, other)
 
 
 @EXAMPLES
@@ -224,7 +228,7 @@ def test_an_alignment_is_a_longest_common_subsequence(one: Tokens, other: Tokens
     pairs = align(one, other)
     assert len(pairs) == textbook_length(one, other)
     assert all(one[at] == other[there] for at, there in pairs)
-    assert all(a < c and b < d for (a, b), (c, d) in zip(pairs, pairs[1:], strict=False))
+    assert all(a < c and b < d for (a, b), (c, d) in itertools.pairwise(pairs))
 
 
 def test_texts_of_more_than_a_machine_word_are_aligned_too() -> None:
@@ -232,6 +236,8 @@ def test_texts_of_more_than_a_machine_word_are_aligned_too() -> None:
     other = [token for at, token in enumerate(one) if at % 7]
     assert len(align(one, other)) == len(other)
     assert np.flatnonzero(sensitive_tokens(one, other)[0]).size == len(one) - len(other)
+    for length in (63, 64, 65, 128, 129):
+        assert len(align(one[:length], one[1:length])) == textbook_length(one[:length], one[1:length])
 
 
 @EXAMPLES
