@@ -1,5 +1,6 @@
 # make demo   create the environment, install, run the quickstart recipe, say what happened
 # make test   create the environment, install what tests need, run the suite
+# make explore  the suite's properties on WINNOW_EXAMPLES (2,000) new cases each, for hours; the suite draws the same few
 # make check  lint and types
 # make cluster-test  fetch Flink and Prism into CLUSTER (.cluster), run the suite's part that needs them
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
@@ -7,26 +8,36 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 
 CLUSTER ?= .cluster
+comma := ,
 
-.PHONY: demo test cluster-test check clean
+.PHONY: demo test explore cluster-test check clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
 
+# uv takes one minute or two where pip takes eight. Where uv cannot be had, or finds no packages (it does not read
+# pip's settings), pip does it. Modules are compiled here on all cores, as pip does on one: where
+# PYTHONDONTWRITEBYTECODE is set, every process of the tests would compile them again.
+define install
+$(BIN)/python -m pip install --quiet uv && \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable $(1) || \
+	$(BIN)/python -m pip install --quiet --editable $(1)
+endef
+
 .venv/installed: $(BIN)/python pyproject.toml
 	@echo "Installing winnow and its dependencies (torch is large; a few minutes the first time)"
-	$(BIN)/python -m pip install --quiet --editable .
+	$(call install,.)
 	@touch $@
 
-.venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[cloud-test]'
-	@touch $@
+.venv/installed-test: $(BIN)/python pyproject.toml
+	$(call install,'.[cloud-test]')
+	@touch .venv/installed $@
 
-.venv/installed-lint: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[cloud-test,lint]'
-	@touch $@
+.venv/installed-lint: $(BIN)/python pyproject.toml
+	$(call install,'.[cloud-test$(comma)lint]')
+	@touch .venv/installed .venv/installed-test $@
 
 demo: .venv/installed
 	rm -rf quickstart/out
@@ -35,6 +46,9 @@ demo: .venv/installed
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+explore: .venv/installed-test
+	$(BIN)/python -m pytest -n auto -m hypothesis --hypothesis-profile=explore tests
 
 # Java 11 or 17, Maven and Go are needed; a missing engine is an error here, not a reason to skip.
 cluster-test: .venv/installed-test

@@ -65,6 +65,8 @@ def filesystem(path: str) -> Any:  # noqa: ANN401 - Beam ships no types
         ) from error
     if scheme == "s3":
         _keep_s3_client()
+    if scheme == "gs":
+        _keep_gcs_client()
     return found
 
 
@@ -110,3 +112,21 @@ def _keep_s3_client() -> None:
         # asks again for ten minutes; we ask again ourselves, and only where it helps.
         status = boto3_client.get_http_error_code
         boto3_client.get_http_error_code = lambda error: status(error) or NO_ANSWER
+
+
+def _keep_gcs_client() -> None:
+    """Lets Beam build one Google client in each thread for its options instead of one for every request."""
+    from apache_beam.io.gcp.gcsfilesystem import GCSFileSystem
+
+    with _CLIENTS:
+        if hasattr(GCSFileSystem, "kept"):
+            return
+        build, kept = GCSFileSystem._gcsIO, threading.local()
+
+        def client(self: Any) -> Any:  # noqa: ANN401 - Beam ships no types
+            made_for = (self._pipeline_options, os.environ.get("STORAGE_EMULATOR_HOST"))
+            if getattr(kept, "made_for", None) != made_for:
+                kept.client, kept.made_for = build(self), made_for
+            return kept.client
+
+        GCSFileSystem._gcsIO, GCSFileSystem.kept = client, kept

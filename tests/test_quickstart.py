@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.chat_formats import parse_row
@@ -26,6 +26,7 @@ from quickstart import found, make_corpus, measure_model
 from quickstart.planting import jaccard, plant, shingles
 from quickstart.rows import Row
 from quickstart.train_model import held_out
+from tests.draws import draws
 
 QUICKSTART = Path(make_corpus.__file__).parent
 DATA, MODEL = QUICKSTART / "data", QUICKSTART / "model"
@@ -228,7 +229,7 @@ def test_the_prompt_helps_with_most_good_answers(held_out_losses: list[measure_m
 
 
 @given(prompt=st.text(max_size=30), response=st.text(max_size=30))
-@settings(max_examples=50, deadline=None)
+@draws(50)
 def test_a_prompt_is_a_token_prefix_of_prompt_and_response(
     loaded: tuple[Any, Any], prompt: str, response: str
 ) -> None:

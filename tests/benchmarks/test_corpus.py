@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import corpus
@@ -42,7 +42,6 @@ def jaccard(one: str, two: str) -> float:
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_words_of_a_normalised_text_are_what_stands_between_blanks(text: str) -> None:
     normal = normal_text(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.exact_pairs import Truth, exact_pairs, number_ngrams
@@ -40,7 +40,6 @@ texts_of_few_words = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(
     texts_of_few_words, st.sampled_from([1, 2, 3, 5, 6]), st.sampled_from([0.1, 0.5, 2 / 3, 0.7, 0.8, 0.9, 1])
 )
@@ -63,7 +62,6 @@ def test_pairs_of_planted_near_copies_are_those_of_brute_force(threshold: float)
     assert as_dict(exact_pairs(pa.chunked_array([texts[:90], texts[90:]]), 5, threshold)) == expected
 
 
-@settings(deadline=None)
 @given(texts_of_few_words, st.integers(1, 7))
 def test_ngrams_have_one_number_if_and_only_if_they_are_the_same_words(texts: list[str], ngram: int) -> None:
     values, bounds = number_ngrams(pa.array(texts), ngram)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.chat_formats import parse_row
@@ -260,7 +260,6 @@ turn_like = st.fixed_dictionaries(
 rows = st.dictionaries(field_names, json_values | st.lists(turn_like, max_size=5) | turn_like, max_size=6)
 
 
-@settings(deadline=None)
 @given(row=rows, stated=st.sampled_from(["auto", *FORMATS]), pairs=st.sampled_from(["chosen", "both"]))
 def test_any_row_gives_examples_or_a_bad_row_and_nothing_else(row: Row, stated: str, pairs: Pairs) -> None:
     try:
@@ -277,14 +276,12 @@ def test_any_row_gives_examples_or_a_bad_row_and_nothing_else(row: Row, stated: 
             assert batch.schema == EXAMPLE_SCHEMA
 
 
-@settings(deadline=None)
 @given(extra=st.dictionaries(st.sampled_from(["id", "a", "b", "rejected", "trailing_messages"]), json_values))
 def test_every_field_that_is_not_read_is_in_extra(extra: Row) -> None:
     assert one({**extra, "question": "q", "answer": "a"}).extra == extra
     assert one({**extra, "messages": CHAT}).extra == extra
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_a_conversation_reads_back_as_itself(data: st.DataObject) -> None:
     text = st.text(min_size=1, max_size=8).filter(str.strip)

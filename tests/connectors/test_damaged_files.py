@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors import json_rows, lines
@@ -245,7 +245,6 @@ def test_a_missing_file_raises(tmp_path: Path) -> None:
         list(read_examples(InputFile("s", str(tmp_path / "no.jsonl"), "no.jsonl", "jsonl")))
 
 
-@settings(deadline=None)
 @given(content=st.binary(max_size=200), kind=st.sampled_from(get_args(Kind)))
 def test_no_content_makes_reading_raise(
     content: bytes, kind: Kind, tmp_path_factory: pytest.TempPathFactory
@@ -259,7 +258,6 @@ scalars = st.none() | st.integers(-999, 999) | st.text(max_size=4) | st.lists(st
 json_elements = st.lists(scalars | st.dictionaries(st.text(max_size=3), scalars, max_size=3), max_size=5)
 
 
-@settings(deadline=None)
 @given(elements=json_elements, size=st.integers(1, 9), indent=st.none() | st.integers(0, 2))
 def test_a_list_read_in_pieces_is_the_list(elements: list[object], size: int, indent: int | None) -> None:
     text = json.dumps(elements, indent=indent, ensure_ascii=False)

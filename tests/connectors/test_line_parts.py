@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connectors import lines, read, readers
@@ -24,6 +24,7 @@ from pipelines.recipe import Recipe, parse_recipe
 from pipelines.run import Finished, run
 from pipelines.runner import RunnerChoice
 from tests.connectors.files import BOM, GOOD, as_jsonl, only, written
+from tests.draws import draws
 from tests.pipelines.corpus import rows_of
 
 LONGEST = 90  # of a line, in these tests
@@ -86,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield tmp_path_factory.mktemp("lines")
 
 
-@settings(deadline=None, max_examples=300)
+@draws(300)
 @given(content, st.integers(1, 400))
 @example(b"\n" * 50, 10)
 @example((BOM + b"\n") * 9, 2)
@@ -107,7 +108,6 @@ def test_parts_give_the_items_of_the_whole_file(folder: Path, written: bytes, si
             assert all(0 < position <= part.lines.end - part.lines.begin for position in positions)
 
 
-@settings(deadline=None)
 @given(content, st.integers(1, 400), st.lists(st.integers(0, 500), max_size=6))
 def test_ranges_are_whole_lines_with_their_numbers_in_whatever_blocks_the_bytes_come(
     written: bytes, size: int, cuts: list[int]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors import readers
@@ -18,6 +18,7 @@ from pipelines.progress import Progress
 from pipelines.recipe import parse_recipe
 from pipelines.run import run
 from pipelines.runner import RunnerChoice
+from tests.draws import draws
 from tests.pipelines.corpus import rows_of
 
 
@@ -45,7 +46,7 @@ def without_position(items: list[Item]) -> list[tuple[str, dict[str, object]]]:
     return [(item.kind, item.row) for item in items]
 
 
-@settings(deadline=None, max_examples=30)
+@draws(30)
 @given(st.integers(1, 80), st.integers(1, 30), st.integers(1, 4000))
 def test_parts_give_the_rows_of_the_whole_file(rows: int, group: int, size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

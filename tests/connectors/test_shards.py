@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors import shards
@@ -19,6 +19,7 @@ from connectors.shards import (
     read_unit,
     write_parquet,
 )
+from tests.draws import draws
 
 SCHEMA = pa.schema([("row", pa.int64())])
 
@@ -80,7 +81,7 @@ def test_rows_between_reads_a_range_of_a_sorted_file(tmp_path: Path) -> None:
     assert read_rows_between(tmp_path / "a.parquet", 2040, 2050)["row"].to_pylist() == list(range(2040, 2050))
 
 
-@settings(deadline=None, max_examples=40)
+@draws(40)
 @given(
     st.sets(st.integers(0, 300), max_size=80), st.integers(1, 50), st.integers(0, 300), st.integers(0, 100)
 )

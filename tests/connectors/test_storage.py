@@ -128,6 +128,26 @@ def test_a_footer_in_a_store_is_read_without_the_file(
     assert read_footer(path).num_rows == 5000
 
 
+def test_one_client_serves_all_requests_to_google_storage(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apache_beam.io.gcp import gcsio
+
+    place, build = f"gs://{BUCKET}/one-client", gcsio.create_storage_client
+    built: list[object] = []
+
+    def counted(options: object) -> object:
+        built.append(options)
+        return build(options)
+
+    monkeypatch.setattr(gcsio, "create_storage_client", counted)
+    stores.use()  # new options: what earlier requests built is not theirs
+    for number in range(3):
+        storage.write_text(f"{place}/{number}", str(number))
+        assert storage.read_text(f"{place}/{number}") == str(number)
+    assert len(built) == 1
+
+
 def test_a_file_of_lines_is_read_in_parts_everywhere(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = "".join(f'{{"question": "What is {n}?", "answer": "{n}"}}\n' for n in range(6000))
     storage.write_text(storage.join(folder, "a.jsonl"), lines)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.manifest import InputChanged, fingerprint
@@ -19,6 +19,7 @@ from pipelines.progress import Progress
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.run import run
 from pipelines.runner import RunnerChoice
+from tests.draws import draws
 
 text = st.text(max_size=20)
 good_or_empty = st.fixed_dictionaries({"prompt": text, "completion": text})
@@ -45,7 +46,7 @@ def _ingest(
     return pq.read_table(part).to_pylist(), pq.read_table(bad_path(str(part))).to_pylist()
 
 
-@settings(deadline=None, max_examples=60)
+@draws(60)
 @given(lines)
 def test_every_line_is_an_example_or_a_bad_row_and_ids_ascend(content: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +58,7 @@ def test_every_line_is_an_example_or_a_bad_row_and_ids_ascend(content: list[str]
     assert all(row["reason"] for row in bad)
 
 
-@settings(deadline=None, max_examples=20)
+@draws(20)
 @given(lines, st.integers(1, 10))
 def test_a_limit_reads_a_prefix_of_what_is_read_without_it(content: list[str], limit: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.rank_models import ModelScores, Ranked, rank, rank_text, score_all
 from scorers.models import loading
 from scorers.models.loading import LoadedModel
 from scorers.models.settings import ModelSettings
+from tests.draws import draws
 from tests.scorers.toy_models import CONTEXT, write_model
 
 NAN = float("nan")
@@ -232,7 +233,7 @@ TABLES = st.integers(1, 5).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@draws(60)
 @given(TABLES, st.data())
 def test_the_order_of_models_and_of_examples_changes_no_line(
     table: list[tuple[list[float], list[int]]], data: st.DataObject
@@ -256,7 +257,7 @@ def test_the_order_of_models_and_of_examples_changes_no_line(
         assert line.perplexity >= 1 or line.perplexity == pytest.approx(1)
 
 
-@settings(max_examples=60, deadline=None)
+@draws(60)
 @given(
     st.lists(st.lists(st.floats(0, 20), min_size=3, max_size=3), min_size=1, max_size=4),
     st.lists(st.integers(1, 9), min_size=3, max_size=3),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,7 @@ from pipelines.published import RECIPES
 from pipelines.recipe import Recipe, RecipeError, parse_recipe
 from pipelines.recipe_schema import recipe_schema, schema_json
 from pipelines.selectors.catalog import SELECTORS
+from tests.draws import draws
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = Draft202012Validator(recipe_schema())
@@ -157,7 +158,7 @@ def shape_is_wrong(model: type[BaseModel], value: Any) -> bool:  # noqa: ANN401 
     return False
 
 
-@settings(max_examples=600)
+@draws(600)
 @given(changed_recipes())
 def test_the_schema_and_winnow_agree_on_changed_recipes(recipe: dict[str, Any]) -> None:
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
@@ -17,6 +17,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from pipelines.decontaminate import stage as module
 from pipelines.decontaminate.stage import nearest_items
+from tests.draws import draws
 from tests.pipelines.decontaminate.test_stage import search, write_set
 
 TOKENS = ["[UNK]", "car", "auto", "fast", "quick", "tree"]
@@ -114,7 +115,7 @@ def test_a_cosine_of_just_the_threshold_is_near_enough() -> None:
     assert nearest_items(vectors, vectors, 1.0) == [(n, n, 1.0) for n in range(200)]
 
 
-@settings(max_examples=50, deadline=None)
+@draws(50)
 @given(st.integers(0, 40), st.integers(0, 25), st.integers(1, 7), st.integers(0, 2**32 - 1))
 def test_tiles_change_nothing_and_the_first_of_equally_near_items_is_given(
     count: int, items: int, tile: int, seed: int

@@ -6,13 +6,14 @@ import random
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.decontaminate import ngrams
 from pipelines.decontaminate.eval_sets import EvalItem
 from pipelines.decontaminate.ngrams import EvalIndex, Hit
 from pipelines.decontaminate.settings import DecontaminateSettings
+from tests.draws import draws
 from tests.pipelines.dedupe.test_duplicates import examples
 
 
@@ -167,7 +168,7 @@ def test_the_order_of_sets_and_items_changes_no_row() -> None:
 _WORDS = st.lists(st.sampled_from("abcdef"), max_size=14)
 
 
-@settings(max_examples=150, deadline=None)
+@draws(150)
 @given(
     st.lists(st.tuples(_WORDS, _WORDS), min_size=1, max_size=4),
     st.lists(_WORDS, min_size=1, max_size=6),
@@ -206,7 +207,7 @@ def _longest_common(row: list[str], part: list[str]) -> int:
     return max(b - a for a in range(len(row)) for b in range(a + 1, len(row) + 1) if tuple(row[a:b]) in runs)
 
 
-@settings(max_examples=60, deadline=None)
+@draws(60)
 @given(st.integers(5, 9), st.integers(0, 30), st.integers(0, 30), st.randoms(use_true_random=False))
 def test_a_planted_run_is_always_found_and_nothing_else(
     length: int, before: int, after: int, draw: random.Random

@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.examples import EXAMPLE_SCHEMA, Conversation, example_id, example_row, message, normalise
@@ -24,6 +25,7 @@ from pipelines.dedupe.find_duplicates import Search, find_duplicates
 from pipelines.dedupe.settings import DedupeSettings, KeepBy, MinHashSettings
 from pipelines.dedupe.signatures import SignatureFile, signature_table
 from pipelines.drops import DROP_SCHEMA
+from tests.draws import draws
 from tests.pipelines.dedupe.reference import jaccard_of
 
 EXACT = DedupeSettings()
@@ -238,7 +240,7 @@ WORDS = st.lists(st.sampled_from("abcdefgh"), max_size=8).map(" ".join)
 PAIRS = st.lists(st.tuples(st.sampled_from(["", "p"]), WORDS), max_size=25)
 
 
-@settings(max_examples=40, deadline=None)
+@draws(40)
 @given(PAIRS)
 def test_every_duplicate_names_a_kept_row_and_every_copy_is_found(pairs: list[tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -252,7 +254,7 @@ def test_every_duplicate_names_a_kept_row_and_every_copy_is_found(pairs: list[tu
         assert row["similarity"] == jaccard_of(a, b, 1)
 
 
-@settings(max_examples=40, deadline=None)
+@draws(40)
 @given(
     PAIRS, st.lists(st.integers(0, 25), max_size=4), st.sampled_from([8, 2**20]), st.sampled_from([3, 2**20])
 )
@@ -273,7 +275,7 @@ def test_the_result_does_not_depend_on_how_the_rows_are_cut(
         assert found(Path(many), table, NEAR, cuts=[cut for cut in cuts if cut <= len(pairs)]).equals(whole)
 
 
-@settings(max_examples=40, deadline=None)
+@draws(40)
 @given(PAIRS, st.randoms(use_true_random=False))
 def test_the_choice_does_not_depend_on_the_order_of_the_rows(
     pairs: list[tuple[str, str]],
@@ -294,9 +296,6 @@ def components_of(texts: list[str], ngram: int, threshold: float) -> list[int]:
 
     sets = [set(grams_of(text, ngram)) for text in texts]
     holders: dict[tuple[str, ...], list[int]] = {}
-    for row, grams in enumerate(sets):
-        for gram in grams:
-            holders.setdefault(gram, []).append(row)
     labels = list(range(len(texts)))
 
     def root(row: int) -> int:
@@ -305,11 +304,13 @@ def components_of(texts: list[str], ngram: int, threshold: float) -> list[int]:
         return row
 
     for row, grams in enumerate(sets):
-        for other in {other for gram in grams for other in holders[gram] if other < row}:
-            shared = len(grams & sets[other])
+        common = Counter(other for gram in grams for other in holders.get(gram, ()))
+        for other, shared in common.items():
             if shared / (len(grams) + len(sets[other]) - shared) >= threshold:
                 a, b = sorted((root(row), root(other)))
                 labels[b] = a
+        for gram in grams:
+            holders.setdefault(gram, []).append(row)
     return [root(row) for row in range(len(texts))]
 
 

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.dedupe import clusters
@@ -39,7 +39,6 @@ def components(edges: list[tuple[int, int]], rows: int) -> list[int]:
     return labels
 
 
-@settings(deadline=None)  # the first comparison compiles
 @given(SETS, SETS)
 def test_jaccard_is_shared_over_all(a: set[int], b: set[int]) -> None:
     assert jaccard(as_array(a), as_array(b), 0.0) == len(a & b) / len(a | b)
@@ -60,7 +59,6 @@ def test_candidates_below_the_threshold_are_not_joined() -> None:
     assert join(sets, 0.82) == []
 
 
-@settings(deadline=None)
 @given(st.lists(st.sets(st.integers(0, 12), min_size=1), min_size=2, max_size=12))
 def test_the_pairs_span_the_components_of_the_true_pairs(sets: list[set[int]]) -> None:
     edges = join(sets, 0.5)
@@ -97,7 +95,6 @@ def test_a_hundred_thousand_strangers_in_a_bucket_are_not_all_compared() -> None
     assert time.monotonic() - began < 60  # all pairs would be five thousand million comparisons
 
 
-@settings(deadline=None)
 @given(st.lists(st.sets(st.integers(0, 8), min_size=1), min_size=1, max_size=20), st.data())
 def test_a_bucket_in_pieces_gives_the_pairs_of_the_whole_bucket(
     sets: list[set[int]], data: st.DataObject
@@ -143,7 +140,6 @@ def test_a_bucket_larger_than_memory_is_joined_a_piece_at_a_time(monkeypatch: py
 EDGES = st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30)
 
 
-@settings(deadline=None)
 @given(st.lists(EDGES, max_size=4))
 def test_stars_join_each_row_to_the_smallest_of_its_component(parts: list[list[tuple[int, int]]]) -> None:
     arrays = [np.array(part, np.int64).reshape(-1, 2).T for part in parts]

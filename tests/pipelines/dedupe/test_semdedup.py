@@ -7,7 +7,7 @@ import importlib.metadata
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.dedupe import spherical_kmeans
@@ -21,6 +21,7 @@ from pipelines.dedupe.semdedup import (
     representatives,
 )
 from pipelines.dedupe.spherical_kmeans import assign, cluster_count, train_centroids
+from tests.draws import draws
 
 Floats = npt.NDArray[np.float32]
 
@@ -142,7 +143,7 @@ def test_only_one_rule_is_given() -> None:
     assert implied.rule == said.rule == {"threshold": 0.95}
 
 
-@settings(deadline=None, max_examples=10)
+@draws(10)
 @given(st.integers(0, 100))
 def test_centroids_have_length_one_and_find_separate_groups(seed: int) -> None:
     centres = np.eye(4, dtype=np.float32)

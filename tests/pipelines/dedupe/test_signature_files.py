@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.shards import Unit
@@ -22,7 +22,6 @@ from tests.pipelines.dedupe.test_find_duplicates import NEAR, planted
 HASHES = st.lists(st.integers(0, 2**64 - 1) | st.sampled_from([0, 2**63, 2**64 - 1]), max_size=60)
 
 
-@settings(deadline=None)
 @given(HASHES, st.integers(0, 6), st.data())
 def test_hashes_are_spread_over_ranges_in_the_order_they_had(
     numbers: list[int], bits: int, data: st.DataObject

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.evaluate.arms import Arm, budgets, longest_rows, make_arms, random_rows
 from pipelines.training.token_rows import TOKEN_ROWS, TokenRows
+from tests.draws import draws
 
 sizes = st.lists(st.integers(1, 50), min_size=1, max_size=40)
 
@@ -29,7 +30,7 @@ def ids(own: TokenRows) -> list[str]:
     return found
 
 
-@settings(max_examples=60)
+@draws(60)
 @given(sizes, st.integers(1, 2000), st.integers(0, 5))
 def test_sets_have_the_tokens_asked_for_within_half_a_row(lengths: list[int], tokens: int, seed: int) -> None:
     everything = rows(lengths)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from pipelines.evaluate.intervals import Difference, difference, expansion
+from tests.draws import draws
 
 ROWS = 60
 UNITS = np.arange(ROWS)
@@ -99,7 +100,7 @@ def test_rivals_of_one_prompt_are_drawn_together() -> None:
     assert as_if_independent.high - as_if_independent.low < 0.7 * (alone.high - alone.low)
 
 
-@settings(max_examples=30)
+@draws(30)
 @given(st.integers(0, 99), st.integers(1, 4), st.floats(0.01, 5))
 def test_the_interval_holds_the_difference_and_scales_with_the_losses(
     seed: int, seeds: int, scale: float

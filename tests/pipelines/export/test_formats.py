@@ -18,13 +18,14 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connectors.examples import message
 from pipelines.export.export import export
 from pipelines.export.rows import Unfit
 from pipelines.export.spans import Answer, text_spans
+from tests.draws import draws
 from tests.pipelines.export.runs import (
     IGNORED,
     TOOLS,
@@ -192,7 +193,7 @@ def test_masks_need_the_tokenizer_of_the_run(tmp_path: Path) -> None:
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=30)
 
 
-@settings(max_examples=150)
+@draws(150)
 @given(text=texts, seed=st.integers(0, 2**32 - 1))
 @example(text="cq中", seed=0b110)  # the mask ends after the first byte of a character
 def test_spans_mark_the_tokens_of_the_mask_or_are_refused(text: str, seed: int) -> None:

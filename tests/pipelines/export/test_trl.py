@@ -7,12 +7,13 @@ from typing import Any
 
 import datasets
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.examples import message
 from pipelines.export.export import export
 from pipelines.training.weighted import WeightedCollator, WithWeights
+from tests.draws import draws
 from tests.pipelines.corpus import MODEL
 from tests.pipelines.export.runs import (
     TOOLS,
@@ -119,7 +120,7 @@ def test_arguments_of_tool_calls_come_back_as_they_were(tmp_path: Path) -> None:
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(lambda text: bool(text.strip()))
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@draws(15)
 @given(pairs=st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
 def test_messages_survive_a_round_trip(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]

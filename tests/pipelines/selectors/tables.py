@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from pipelines.selectors.base import Decisions
+from tests.draws import draws
 
 Numbers = Sequence[float | None]
 
@@ -17,8 +17,8 @@ Numbers = Sequence[float | None]
 ONE_COLUMN = ("whole_loss", "whole_entropy", "dft_weight", "rho1_excess", "glow_gain")
 
 # No deadline: a busy machine is no fault of a selector.
-FEW_EXAMPLES = settings(max_examples=15, deadline=None)  # for claims that are tested on every selector
-EXAMPLES = settings(max_examples=50, deadline=None)
+FEW_EXAMPLES = draws(15)  # for claims that are tested on every selector
+EXAMPLES = draws(50)
 
 
 def candidates(

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from pipelines.training.token_losses import IGNORED
+from tests.draws import draws
 
 # No deadline: a busy machine is no fault of a loss.
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = draws(40)
 VOCABULARY = 11
 
 lengths = st.lists(st.integers(0, 7), min_size=1, max_size=12)  # label tokens of each row

@@ -8,12 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.examples import prompt_text, response_text
 from pipelines.view.query import PAGE_ROWS, Query, parse_query
 from pipelines.view.rows import Rows
+from tests.draws import draws
 from tests.pipelines.view.run import REST
 
 NUMBERS = ("loss", "entropy", "prompt_tokens", "similarity")
@@ -84,7 +85,7 @@ def test_a_query_finds_what_looking_at_every_row_finds(
     assert sorted(positions_of(rows, query)) == expected
 
 
-@settings(max_examples=15)
+@draws(15)
 @given(
     fields=queries, sort=st.sampled_from(["", "id", "shuffle", "rank", *NUMBERS]), descending=st.booleans()
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.examples import message
@@ -15,6 +15,7 @@ from pipelines.export.rows import IGNORED
 from pipelines.view.tokens import decoded, marked_turns, renderer_of
 from scorers.models.rendering import Renderer
 from scorers.models.tokenising import tokenise_rows
+from tests.draws import draws
 
 MODEL = Path(__file__).resolve().parents[3] / "quickstart" / "model"
 
@@ -45,7 +46,7 @@ def scored(renderer: Renderer, response: str, pruned: list[int], weights: bool =
     return row
 
 
-@settings(max_examples=25)
+@draws(25)
 @given(
     response=st.text("abc é日🦆 .,\n0", min_size=1, max_size=30).filter(str.strip),
     pruned=st.lists(st.integers(0, 20)),

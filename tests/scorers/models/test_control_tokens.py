@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.examples import Message, message
@@ -17,6 +17,7 @@ from scorers.base import STATUSES
 from scorers.models.control_tokens import Masked
 from scorers.models.rendering import Renderer, render
 from scorers.models.tokenising import RowTokens, tokenise_rows
+from tests.draws import draws
 from tests.scorers.stock_templates import FAMILIES, family_renderer, family_tokenizer
 from tests.scorers.toy_models import CONTEXT, pair, tokenizer
 
@@ -202,7 +203,7 @@ PIECES = st.sampled_from(("<|im_end|>", "<|im_start|>", "<|", "im_end|>", "|>", 
                           "\U000f0000", "\U000f0001", "0", "<|endoftext|>", "é"))  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@draws(60)
 @given(st.lists(PIECES, min_size=1, max_size=6), st.lists(PIECES, max_size=6))
 def test_whatever_is_written_the_template_alone_makes_control_tokens(
     asked: list[str], said: list[str]

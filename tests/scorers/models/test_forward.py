@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scorers.base import ROW_OUTPUTS, TOKEN_OUTPUTS, Output
@@ -24,6 +24,7 @@ from scorers.models.forward import (
 from scorers.models.layout import groups, lay_out
 from scorers.models.loading import LoadedModel
 from scorers.models.tokenising import TokenSequence
+from tests.draws import draws
 
 NEXT_IDS = (5, 250, 7)
 EVERYTHING = Wanted(frozenset([*TOKEN_OUTPUTS, *ROW_OUTPUTS]), NEXT_IDS)
@@ -85,7 +86,7 @@ def assert_close(found: RowOutputs, expected: dict[Output, np.ndarray[Any, Any]]
         np.testing.assert_allclose(found[output], values, rtol=rtol, atol=2e-5, err_msg=output)
 
 
-@settings(deadline=None, max_examples=40)
+@draws(40)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=5),
     chunk=st.integers(1, 40),

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.examples import Message, message
 from scorers.models.rendering import Renderer, check_template, choose_template
 from scorers.models.tokenising import RowTokens, TokenSequence, tokenise_rows
+from tests.draws import draws
 from tests.scorers.toy_models import CONTEXT, PAIRS, TEMPLATE, pair, tokenizer
 
 TOKENIZER = tokenizer()
@@ -206,7 +207,7 @@ def test_lone_surrogates_in_a_tool_call_mark_the_row() -> None:
     assert (row.status, row.message) == ("template_error", "the rendered text is not valid Unicode")
 
 
-@settings(deadline=None, max_examples=50)
+@draws(50)
 @given(
     turns=st.lists(
         st.tuples(*[st.text(st.characters(codec="utf-8"), max_size=20)] * 2), min_size=1, max_size=2
