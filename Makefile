@@ -22,7 +22,7 @@ $(BIN)/python:
 # PYTHONDONTWRITEBYTECODE is set, every process of the tests would compile them again.
 define install
 $(BIN)/python -m pip install --quiet uv && \
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable $(1) || \
+	$(BIN)/uv pip install --quiet --compile-bytecode $(if $(PIP_INDEX_URL),--default-index $(PIP_INDEX_URL)) --python $(BIN)/python --editable $(1) || \
 	$(BIN)/python -m pip install --quiet --editable $(1)
 endef
 
