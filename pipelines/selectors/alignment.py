@@ -164,7 +164,7 @@ def _mean(values: Floats, chosen: Bools) -> float:
 
 
 @compiled
-def raise_sensitive(
+def weigh_sensitive(
     rights: Ints,
     starts: Ints,
     stops: Ints,

@@ -118,7 +118,7 @@ class Fait(Selector):
         tokens weigh 1 each.
         """
         # Loads Numba, which reading a recipe does not need.
-        from pipelines.selectors.alignment import raise_sensitive
+        from pipelines.selectors.alignment import weigh_sensitive
 
         if decisions.weigh_tokens is None or not decisions.weigh_tokens.any():
             return
@@ -131,7 +131,7 @@ class Fait(Selector):
             read = np.union1d(rows, compared)
             offsets, arrays = _joined(tokens(read))
             weigh = partial(
-                raise_sensitive,
+                weigh_sensitive,
                 ids=arrays["token_ids"].astype(np.int32, copy=False),
                 nll=arrays["token_nll"].astype(np.float32, copy=False),
                 bounds=offsets,
@@ -140,15 +140,16 @@ class Fait(Selector):
                 strength=self.strength,
                 temperature=self.temperature,
             )
+            places = np.searchsorted(read, rows)
             of_each = (
-                np.searchsorted(read, rows),
+                places,
                 np.searchsorted(group[compared], group[rows], side="left"),
                 np.searchsorted(group[compared], group[rows], side="right"),
             )
             parts = [np.array_split(values, pa.cpu_count()) for values in of_each]
             with ThreadPoolExecutor(pa.cpu_count()) as pool:  # compiled, so outside of Python's lock
                 weights, found = map(np.concatenate, zip(*pool.map(weigh, *parts), strict=True))
-            lists = TokenLists(rows, offsets_of(length[rows]), weights)
+            lists = TokenLists(rows, offsets_of(np.diff(offsets)[places]), weights)
             yield join([lists.within(found)], np.float32)
 
 
