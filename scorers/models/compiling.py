@@ -16,7 +16,7 @@ def compile_layers(body: nn.Module) -> None:
     """Lets every layer of a model be compiled at its next call, for batches of any size and length.
 
     Args:
-        body: The model without its output layer; eager again in a copy, or when loaded anew.
+        body: The model without its output layer; changed in place.
 
     Raises:
         ValueError: If it has no list of layers.

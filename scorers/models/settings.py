@@ -69,8 +69,8 @@ class ModelSettings(BaseModel):
     )
     compile: bool = Field(
         default=False,
-        description="whether the model's layers are compiled (torch.compile): faster, after half a minute in "
-        "each worker process; on CPU a C++ compiler is needed",
+        description="whether the model's layers are compiled (torch.compile): faster, after 10 to 20 "
+        "seconds in each worker process; on CPU a C++ compiler is needed",
     )
 
     @model_validator(mode="after")
