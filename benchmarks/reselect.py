@@ -37,6 +37,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from connectors.examples import EXAMPLE_SCHEMA, ROWS_PER_BATCH, example_id, message
+from connectors.packed import pack
 from connectors.shards import Unit, plan_units, read_unit, write_json, write_parquet
 from pipelines.candidates import gather
 from pipelines.check import CHECK_SCHEMA
@@ -310,7 +311,8 @@ def _columns(
         left = ~is_duplicate[unit.row_start : unit.row_start + unit.rows]
         ids = read_unit(unit, ["id"])["id"].filter(pa.array(left)).combine_chunks()
         path = folder / f"{name}-{unit.name}.parquet"
-        write_parquet(path, pa.table(_made_up(schema, ids, number, tokens), schema), schema)
+        table = pack(pa.table(_made_up(schema, ids, number, tokens), schema))
+        write_parquet(path, table, table.schema)
         yield str(path)
 
 

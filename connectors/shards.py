@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors.examples import ROWS_PER_BATCH
+from connectors.packed import codecs
 from connectors.storage import fetched, file_names, is_remote, join, open_binary, whole_file, write_text
 
 Int64s = npt.NDArray[np.int64]
@@ -30,7 +31,6 @@ STATS_KEY = b"winnow.stats"
 UNIT_BYTES = 64 * 2**20  # of the rows of a unit, except for one row group larger than that
 NARROW_ROWS = 65_536  # in a row group of a file that is read by row numbers, without texts
 FOOTERS = 64  # of such files that a process keeps
-_ENCODING: dict[str, Any] = {"compression": "zstd", "use_dictionary": False}
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         with ExitStack() as opened:
             self._temporary = opened.enter_context(whole_file(self.path))
-            self._writer = pq.ParquetWriter(self._temporary, self.schema, **_ENCODING)
+            self._writer = _writer(self._temporary, self.schema)
             opened.callback(self._writer.close)
             self._opened = opened.pop_all()
         return self
@@ -183,10 +183,14 @@ class ShardWriter:
             self.bytes = os.path.getsize(self._temporary)
 
 
+def _writer(sink: str | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(sink, schema, compression=codecs(schema), use_dictionary=False)
+
+
 def group_bytes(batch: pa.RecordBatch) -> int:
     """Bytes before compression of a row group of these rows, as `ShardWriter` would write it."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, batch.schema, **_ENCODING) as writer:
+    with _writer(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return int(pq.read_metadata(pa.BufferReader(sink.getvalue())).row_group(0).total_byte_size)
 

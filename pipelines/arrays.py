@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from connectors.packed import flat
 from connectors.storage import fetched
 from pipelines.selectors.base import Vectors
-from pipelines.selectors.tokens import TokenBlock, offsets_of, positions
+from pipelines.selectors.tokens import TokenBlock, offsets_of
 from scorers.models.settings import EmbeddingSettings
 
 READERS = 2  # files read at a time
@@ -74,30 +75,36 @@ class TokenReader:
             columns.setdefault(role, []).extend(
                 ["input_ids", "response_at"] if name == "token_ids" else [name]
             )
-        stored = {role: _read_lists(self.paths[role][file], names, rows) for role, names in columns.items()}
+        stored = {role: _read_lists(self.paths[role][file], names) for role, names in columns.items()}
         found = {}
         for read in reads:
             role, _, name = read.rpartition(".")
-            if name != "token_ids":
-                found[read] = stored[role][name]
-                continue
-            (starts, ids), (offsets, at) = stored[role]["input_ids"], stored[role]["response_at"]
-            found[read] = offsets, ids[at + np.repeat(starts[:-1], np.diff(offsets))]
+            lists = _response_ids(stored[role]) if name == "token_ids" else stored[role][name]
+            found[read] = _of_rows(*lists, rows)
         return found
 
 
-def _read_lists(path: str, columns: Sequence[str], rows: npt.NDArray[np.int64]) -> dict[str, _Lists]:
-    with pq.ParquetFile(fetched(path)) as file:  # once: its footer takes a third of the time of a column
-        table = file.read(columns=list(dict.fromkeys(columns)))
-    return {name: _of_rows(table[name], rows) for name in table.column_names}
+def _read_lists(path: str, columns: Sequence[str]) -> dict[str, _Lists]:
+    # Opened once: its footer takes a third of the time of a column.
+    with pq.ParquetFile(fetched(path), pre_buffer=False) as file:
+        table = file.read(columns=list(dict.fromkeys(columns)), use_threads=False)
+    return {name: flat(table, name) for name in table.column_names}
 
 
-def _of_rows(lists: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> _Lists:
-    offsets, values = flat_lists(lists)
-    lengths = np.diff(offsets)[rows]
-    if lengths.sum() < len(values):  # more than rows without scores, which have no values, is left out
-        values = values[positions(offsets, rows)]
-    return offsets_of(lengths), values
+def _response_ids(stored: Mapping[str, _Lists]) -> _Lists:
+    (starts, ids), (offsets, at) = stored["input_ids"], stored["response_at"]
+    return offsets, ids[at + np.repeat(starts[:-1], np.diff(offsets))]
+
+
+def _of_rows(offsets: npt.NDArray[np.int64], values: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> _Lists:
+    """The lists of some rows, ascending."""
+    lengths = np.diff(offsets)
+    own = offsets_of(lengths[rows])
+    if own[-1] < offsets[-1]:  # more than rows without scores, which have no values, is left out
+        chosen = np.zeros(len(lengths), np.bool_)
+        chosen[rows] = True
+        values = values[np.repeat(chosen, lengths)]
+    return own, values
 
 
 def flat_lists(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:

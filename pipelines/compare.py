@@ -12,11 +12,11 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from connectors.shards import read_stats, write_parquet
-from connectors.storage import fetched, file_name, join
+from connectors.storage import file_name, join
 from pipelines.metrics import StageMetrics
+from pipelines.scored import read_scored
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.base import Role
 from scorers.catalog import columns_of, comparing, versions_of
@@ -43,8 +43,8 @@ class Compare(beam.DoFn):
     def process(self, task: CompareTask) -> Iterator[str]:
         """Yields the name of the finished file."""
         with self.metrics.task():
-            files: dict[Role | str, pa.Table] = {"": pq.read_table(fetched(task.target))}
-            files |= {role: pq.read_table(fetched(path)) for role, path in task.others}
+            files: dict[Role | str, pa.Table] = {"": read_scored((task.target,))}
+            files |= {role: read_scored((path,)) for role, path in task.others}
             columns, stats = compare(files, comparing(self.scorers))
             table = pa.table({"id": files[""]["id"], **columns})
             size = write_parquet(join(self.folder, task.file), [table], table.schema, stats)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.examples import EXAMPLE_SCHEMA, EXCERPT_CHARS, prompt_text, response_text
+from connectors.packed import unpack
 from connectors.shards import (
     ShardWriter,
     Unit,
@@ -179,6 +180,7 @@ def join_unit(
     """The rows of a unit, each in exactly one of `train` and `dropped`; `scores` holds the scored ones."""
     examples = read_unit(unit)
     scored = read_scored(files) if files else None
+    decisions = unpack(decisions)
 
     if drops.num_rows + decisions.num_rows != unit.rows:
         raise UnbalancedBooks(

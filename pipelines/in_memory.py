@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from connectors.examples import EXAMPLE_SCHEMA
 from connectors.in_memory import Examples, read
 from connectors.manifest import read_manifest
+from connectors.packed import pack, packed_schema
 from connectors.rows import Rows
 from connectors.shards import Unit, plan_units, write_parquet
 from connectors.storage import join, make_folder
@@ -272,7 +273,7 @@ def _stage(
     folder = join(space.work, f"{name}-memory")
     make_folder(folder)
     for file, groups in tables.items():
-        write_parquet(join(folder, file), groups, schema)
+        write_parquet(join(folder, file), map(pack, groups), packed_schema(schema))
     rows = sum(table.num_rows for groups in tables.values() for table in groups)
     # A stage that reads this one is done once, in a folder of its own: any key will do.
     return StageResult(name, "memory", folder, tuple(tables), 0.0, {"rows": rows})

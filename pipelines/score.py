@@ -15,6 +15,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.ml.inference.base import RunInference
 
+from connectors.packed import pack, packed_schema
 from connectors.shards import Unit, read_stats, read_unit, write_parquet
 from connectors.storage import join
 from pipelines.drops import drop_files, left_mask, rows_left
@@ -63,7 +64,7 @@ class WriteScores(beam.DoFn):
 
     def __init__(self, folder: str, stage: str, schema: pa.Schema) -> None:
         self.folder = folder
-        self.schema = schema
+        self.schema = packed_schema(schema)
         self.metrics = StageMetrics(stage)
 
     def process(self, batch: ScoredBatch) -> Iterator[str]:
@@ -71,7 +72,7 @@ class WriteScores(beam.DoFn):
         path = join(self.folder, batch.unit)
         differing = ("seconds", "memory_retries")  # from run to run
         stats = {key: value for key, value in batch.stats.items() if key not in differing}
-        size = write_parquet(path, pa.Table.from_batches([batch.scores]), self.schema, stats)
+        size = write_parquet(path, pack(pa.Table.from_batches([batch.scores])), self.schema, stats)
         warn_of_rows(batch.unit, stats)
         self.metrics.took(batch.stats["seconds"])
         self.metrics(bytes_written=size, **model_metrics(batch.stats))

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 WORK = ".winnow"
 DONE = "done.json"
-LAYOUT = 4  # raise when the files of a stage change meaning: older work is then done again
+LAYOUT = 5  # raise when the files of a stage change meaning: older work is then done again
 
 
 class Task(Protocol):

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from connectors.packed import packed_values
+
 Ints = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
 
@@ -63,23 +65,21 @@ class TokenLists:
             self.rows[chosen], offsets_of(lengths[chosen]), self.values[np.repeat(chosen, lengths)]
         )
 
-    def lists(self, start: int, stop: int, kind: pa.DataType) -> pa.Array:
-        """The values of candidates start to stop as Arrow lists, null for a candidate that has none.
+    def packed(self, start: int, stop: int) -> pa.Array:
+        r"""The values of candidates start to stop as a packed column, null for a candidate that has none.
 
         Example:
-            >>> values = TokenLists(np.array([1, 3]), np.array([0, 2, 3]), np.array([0.5, 1.0, 2.0]))
-            >>> values.lists(0, 4, pa.float32()).to_pylist()
-            [None, [0.5, 1.0], None, [2.0]]
+            >>> values = TokenLists(np.array([1, 3]), np.array([0, 2, 3]), np.array([True, False, True]))
+            >>> values.packed(0, 4).to_pylist()
+            [None, b'\x01\x00', None, b'\x01']
         """
         first, last = np.searchsorted(self.rows, [start, stop])
         own = self.rows[first:last] - start
         lengths = np.zeros(stop - start, np.int64)
         lengths[own] = np.diff(self.offsets[first : last + 1])
-        is_null = np.ones(stop - start, np.bool_)
-        is_null[own] = False
-        part = pa.array(self.values[self.offsets[first] : self.offsets[last]], kind)
-        offsets = pa.array(offsets_of(lengths).astype(np.int32))
-        return pa.ListArray.from_arrays(offsets, part, mask=pa.array(is_null))
+        valid = np.zeros(stop - start, np.bool_)
+        valid[own] = True
+        return packed_values(lengths, self.values[self.offsets[first] : self.offsets[last]], valid)
 
 
 def offsets_of(lengths: Ints) -> Ints:

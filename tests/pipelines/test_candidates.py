@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from connectors.examples import EXAMPLE_SCHEMA
+from connectors.packed import pack
 from connectors.shards import Unit, plan_units, write_parquet
 from pipelines.arrays import TokenReader
 from pipelines.candidates import add_fields, gather
@@ -59,7 +60,8 @@ def scores(folder: Path, units: list[Unit], **columns: list[Any]) -> list[str]:
     for unit in units:
         own = [at for at, row in enumerate(LEFT) if unit.row_start <= row < unit.row_start + unit.rows]
         paths.append(str(folder / f"{next(iter(columns))}-{unit.name}.parquet"))
-        write_parquet(paths[-1], table.take(pa.array(own, pa.int64())), table.schema)
+        packed = pack(table.take(pa.array(own, pa.int64())))
+        write_parquet(paths[-1], packed, packed.schema)
     return paths
 
 

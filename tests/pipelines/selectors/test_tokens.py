@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.packed import pack
 from pipelines.selectors.tokens import TokenLists, join, merge
 from tests.pipelines.selectors.tables import EXAMPLES
 from tests.pipelines.selectors.token_rows import by_row, lists_of
@@ -54,17 +55,18 @@ def test_parts_are_joined_in_the_order_of_rows(order: list[int], cut: int) -> No
 
 def test_nothing_joined_is_nothing() -> None:
     assert join([], np.float32).values.dtype == np.float32
-    assert join([], np.float32).lists(0, 2, pa.float32()).to_pylist() == [None, None]
+    assert join([], np.float32).packed(0, 2).to_pylist() == [None, None]
 
 
 @EXAMPLES
 @given(chosen_rows, st.integers(0, ROWS), st.integers(0, ROWS))
-def test_lists_are_what_arrow_makes_of_them(rows: list[int], start: int, stop: int) -> None:
+def test_packed_rows_are_what_arrow_makes_of_lists(rows: list[int], start: int, stop: int) -> None:
     start, stop = sorted((start, stop))
     masks = masks_of(rows, 2)
-    made = lists_of(masks, np.bool_).lists(start, stop, pa.bool_())
+    made = lists_of(masks, np.bool_).packed(start, stop)
     made.validate(full=True)
-    assert made.equals(pa.array([masks.get(row) for row in range(start, stop)], pa.list_(pa.bool_())))
+    lists = pa.array([masks.get(row) for row in range(start, stop)], pa.list_(pa.bool_()))
+    assert made.equals(pack(pa.table({"masks": lists}))["masks"].combine_chunks())
 
 
 @EXAMPLES
