@@ -69,11 +69,11 @@ def positions_of(text: Ints) -> Positions:
 
 
 @compiled
-def _read(state: UInt64s, text: Positions, token: int) -> None:
-    """Moves the state on by one token of the other text."""
+def _read(state: UInt64s, text: Positions, token: int) -> bool:
+    """Moves the state on by one token of the other text; whether the text has the token."""
     slot = _slot(text.tokens, token)
     if text.tokens[slot] == _FREE:
-        return
+        return False
     masks, carry = text.masks[text.number[slot]], np.uint64(0)
     for word in range(len(state)):
         matched = state[word] & masks[word]
@@ -81,14 +81,19 @@ def _read(state: UInt64s, text: Positions, token: int) -> None:
         carried = total + carry
         carry = np.uint64(total < matched or carried < total)
         state[word] = carried | (state[word] & ~matched)
+    return True
 
 
 @compiled
-def common_tokens(text: Positions, other: Ints) -> int:
-    """Length of a longest common subsequence of the text and another."""
+def common_tokens(text: Positions, other: Ints, least: int) -> int:
+    """Length of a longest common subsequence of the text and another; -1 once it cannot be `least`."""
     state = np.full(text.masks.shape[1], _ONES, np.uint64)
+    spare = len(other) - least
     for token in other:
-        _read(state, text, token)
+        if not _read(state, text, token):
+            spare -= 1
+            if spare < 0:
+                return -1
     length = 0
     for word in state:
         rest = ~word
@@ -230,7 +235,8 @@ def _most_like(right: Ints, ids: Ints, bounds: Ints, rivals: Ints, least: float)
         most = 2.0 * min(len(right), len(other)) / total
         if most < least or most <= likeness:
             continue
-        alike = 2.0 * common_tokens(text, other) / total
+        needed = int(max(least, likeness) * total / 2.0)  # rounded down: never more than is needed
+        alike = 2.0 * common_tokens(text, other, needed) / total
         if alike > likeness and alike >= least:
             nearest, likeness = rival, alike
     return nearest

@@ -128,7 +128,9 @@ class Fait(Selector):
         rivals = first_of_groups(np.flatnonzero(wrong), group, ids, self.rivals)
         for rows in chunks(np.flatnonzero(decisions.weigh_tokens), rivals, group, length, TOKENS_AT_ONCE):
             compared = rivals[np.isin(group[rivals], group[rows])]
-            read = np.union1d(rows, compared)
+            needed = np.zeros(len(group), np.bool_)
+            needed[rows] = needed[compared] = True
+            read = np.flatnonzero(needed)
             offsets, arrays = _joined(tokens(read))
             weigh = partial(
                 weigh_sensitive,

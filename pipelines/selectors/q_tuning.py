@@ -269,9 +269,8 @@ class QTuning(Selector, Budget):
         may be False throughout, and the tokens are read five times: four to find the highest scores
         without holding them in memory, one to make the masks.
         """
-        from pipelines.selectors.lowest import (
-            keep_lowest,
-        )  # loads Numba, which reading a recipe does not need
+        # Loads Numba, which reading a recipe does not need.
+        from pipelines.selectors.lowest import keep_lowest
 
         pruned = np.flatnonzero(decisions.keep if decisions.prune_tokens is None else decisions.prune_tokens)
 

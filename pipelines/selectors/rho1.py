@@ -69,9 +69,8 @@ class Rho1(Selector):
         self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
     ) -> Iterator[TokenLists]:
         """Yields masks over response tokens (True = train on it) of every kept row."""
-        from pipelines.selectors.lowest import (
-            keep_lowest,
-        )  # loads Numba, which reading a recipe does not need
+        # Loads Numba, which reading a recipe does not need.
+        from pipelines.selectors.lowest import keep_lowest
 
         rows = np.flatnonzero(decisions.keep)
 

@@ -209,9 +209,8 @@ class Verdict(Selector, Budget):
         self, candidates: pa.Table, decisions: Decisions, tokens: TokenRows
     ) -> Iterator[TokenLists]:
         """Yields masks over response tokens (True = train on it) of kept keep_prune rows."""
-        from pipelines.selectors.lowest import (
-            keep_lowest,
-        )  # loads Numba, which reading a recipe does not need
+        # Loads Numba, which reading a recipe does not need.
+        from pipelines.selectors.lowest import keep_lowest
 
         rows = np.flatnonzero(decisions.keep if decisions.prune_tokens is None else decisions.prune_tokens)
         for block in tokens(rows):

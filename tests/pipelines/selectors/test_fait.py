@@ -213,13 +213,17 @@ def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
 
 
 @EXAMPLES
-@given(texts, texts)
+@given(texts, texts, st.integers(0, 9))
 def test_the_common_tokens_are_those_of_the_textbook_and_the_same_from_both_sides(
-    one: Tokens, other: Tokens
+    one: Tokens, other: Tokens, least: int
 ) -> None:
     own, others = np.array(one, np.int64), np.array(other, np.int64)
-    there = common_tokens(positions_of(own), others)
-    assert there == common_tokens(positions_of(others), own) == textbook_length(one, other)
+    length = textbook_length(one, other)
+    assert (
+        common_tokens(positions_of(own), others, 0) == common_tokens(positions_of(others), own, 0) == length
+    )
+    enough = common_tokens(positions_of(own), others, least)
+    assert enough == length or enough == -1 and length < least
 
 
 @EXAMPLES

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.selectors.id_order import _INITIAL, id_order, siphash
+from pipelines.selectors.id_order import _INITIAL, id_order
+from pipelines.selectors.siphash import siphash
 
 KEY = np.frombuffer(bytes(range(16)), "<u8").astype(np.uint64)
 
