@@ -34,13 +34,13 @@ def unpacked_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def codecs(schema: pa.Schema) -> str | dict[str, str]:
-    """How a file is compressed: packed floats by LZ4, all else by zstd.
+    """How a file is compressed: packed columns by LZ4, all else by zstd.
 
-    On losses zstd gains 8 % of their bytes for three times the time of reading them.
+    zstd makes losses 8 % and token ids 28 % smaller still, and takes two to three times as long to read them.
     """
     if not any(map(_values_of, schema)):
         return "zstd"
-    return {field.name: "lz4" if _holds_floats(field) else "zstd" for field in schema}
+    return {field.name: "zstd" if _values_of(field) is None else "lz4" for field in schema}
 
 
 def pack(table: pa.Table) -> pa.Table:
@@ -88,11 +88,6 @@ def _unpacked_field(field: pa.Field) -> pa.Field:
 
 def _values_of(field: pa.Field) -> pa.DataType | None:
     return _TYPES.get((field.metadata or {}).get(VALUES, b"").decode())
-
-
-def _holds_floats(field: pa.Field) -> bool:
-    kind = _values_of(field)
-    return kind is not None and pa.types.is_floating(kind)
 
 
 def _bytes(lists: pa.Array) -> pa.Array:

@@ -70,8 +70,8 @@ def test_only_lists_of_numbers_are_packed_and_only_a_packed_table_is_unpacked() 
     assert unpack(TABLE) is TABLE
 
 
-def test_floats_are_compressed_lightly_and_files_without_packed_columns_as_ever() -> None:
-    assert codecs(packed_schema(TABLE.schema)) == {"id": "zstd", "loss": "lz4", "at": "zstd", "tags": "zstd"}
+def test_packed_columns_are_compressed_lightly_and_files_without_them_as_ever() -> None:
+    assert codecs(packed_schema(TABLE.schema)) == {"id": "zstd", "loss": "lz4", "at": "lz4", "tags": "zstd"}
     assert codecs(TABLE.schema) == "zstd"
 
 
