@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import apache_beam as beam
@@ -233,6 +234,8 @@ class Decide(beam.DoFn):
         """Yields the name of the finished file."""
         with self.metrics.task():
             candidates = gather(task.units, task.drops, task.scored, task.reads)
+            if task.tokens:
+                Thread(target=load_compiled).start()
             decided = decide(candidates.table, task.selectors, task.seed, *readers(task, candidates))
             for path, known in task.targets.items():
                 check_unchanged(path, known)
@@ -240,6 +243,13 @@ class Decide(beam.DoFn):
         kept = int(decided.keep.sum())
         self.metrics(rows_kept=kept, rows_dropped=len(decided.keep) - kept, bytes_written=size)
         yield task.file
+
+
+def load_compiled() -> None:
+    """Loads Numba while selectors choose rows: choosing tokens needs it, and it takes most of a second."""
+    from pipelines.selectors.lowest import keep_lowest
+
+    keep_lowest(np.zeros(0), np.zeros(1, np.int64), 1.0)
 
 
 def readers(task: SelectTask, candidates: Candidates) -> tuple[TokenReader | None, VectorReader | None]:
