@@ -147,8 +147,16 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_resume(
     assert "Traceback" not in errors
 
 
-def test_help_answers_without_loading_torch_or_beam() -> None:
-    heavy = ("torch", "apache_beam", "transformers", "pyarrow")
-    code = f"import sys, pipelines.cli; print([m for m in {heavy} if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("pipelines.cli", ("torch", "apache_beam", "transformers", "pyarrow")),  # `--help`
+        ("pipelines.recipe", ("torch", "apache_beam", "transformers", "numba")),  # `validate`
+    ],
+)
+def test_help_and_recipes_are_read_without_loading_what_runs_need(
+    module: str, heavy: tuple[str, ...]
+) -> None:
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
