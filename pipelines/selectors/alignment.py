@@ -30,8 +30,9 @@ class Positions(NamedTuple):
 
     Attributes:
         tokens: Token of each slot, _FREE where it is free; a power of two of slots.
-        number: Row of `masks` of each slot.
-        masks: Bit i of row r is set where the text's token i is that of row r, (kinds, words).
+        number: Row of `masks` of each slot that is not free.
+        masks: Bit i of row r is set where the text's token i is that of row r, (tokens, words); rows beyond
+            the kinds of tokens are not used.
     """
 
     tokens: Ints
@@ -55,16 +56,15 @@ def positions_of(text: Ints) -> Positions:
     slots = 2
     while slots < 2 * len(text):
         slots *= 2
-    tokens, number = np.full(slots, _FREE, np.int64), np.zeros(slots, np.int64)
+    tokens, number = np.full(slots, _FREE, np.int64), np.empty(slots, np.int64)
+    masks = np.zeros((len(text), (len(text) + 63) >> 6), np.uint64)
     kinds = 0
-    for token in text:
-        slot = _slot(tokens, token)
-        if tokens[slot] == _FREE:
-            tokens[slot], number[slot] = token, kinds
-            kinds += 1
-    masks = np.zeros((kinds, (len(text) + 63) >> 6), np.uint64)
     for at in range(len(text)):
-        masks[number[_slot(tokens, text[at])], at >> 6] |= np.uint64(1) << np.uint64(at & 63)
+        slot = _slot(tokens, text[at])
+        if tokens[slot] == _FREE:
+            tokens[slot], number[slot] = text[at], kinds
+            kinds += 1
+        masks[number[slot], at >> 6] |= np.uint64(1) << np.uint64(at & 63)
     return Positions(tokens, number, masks)
 
 
@@ -196,17 +196,15 @@ def weigh_sensitive(
         temperature: τ in nats, above 0.
 
     Returns:
-        float32, weights of all tokens of `rights`, one answer after the other, mean 1 each; and bool, shape
-        (k,), whether a rival gave the answer any: where not, its weights mean nothing.
+        float32, weights of the tokens of those answers to which a rival gave any, one answer after the other,
+        mean 1 each; and bool, shape (k,), which answers these are.
     """
     found = np.zeros(len(rights), np.bool_)
     lengths = bounds[rights + 1] - bounds[rights]
-    weights = np.ones(lengths.sum(), np.float32)
+    weights = np.empty(lengths.sum(), np.float32)  # what is not used is never touched
     done = 0
     for row in range(len(rights)):
         here = slice(bounds[rights[row]], bounds[rights[row] + 1])
-        own = weights[done : done + here.stop - here.start]
-        done += len(own)
         nearest = _most_like(ids[here], ids, bounds, rivals[starts[row] : stops[row]], least)
         if nearest < 0:
             continue
@@ -215,26 +213,30 @@ def weigh_sensitive(
         if not sensitive.any():
             continue
         found[row] = True
+        own = weights[done : done + lengths[row]]
+        done += lengths[row]
         gap = _mean(nll[here], sensitive) - _mean(nll[there], theirs) if theirs.any() else 0.0
         # tanh is the sigmoid that cannot overflow: sigmoid(x) = (1 + tanh(x / 2)) / 2
         more = strength * (1.0 + math.tanh(gap / temperature / 2.0)) / 2.0
         mean = 1.0 + more * sensitive.sum() / len(own)
         for at in range(len(own)):
             own[at] = (1.0 + more * sensitive[at]) / mean
-    return weights, found
+    return weights[:done], found
 
 
 @compiled
 def _most_like(right: Ints, ids: Ints, bounds: Ints, rivals: Ints, least: float) -> int:
     """The first of the rivals most like a right answer; -1 where none is `least` like it."""
     nearest, likeness = -1, -1.0
-    text = positions_of(right)
+    text, is_read = positions_of(right[:0]), False  # read once a rival's length does not rule it out
     for rival in rivals:
         other = ids[bounds[rival] : bounds[rival + 1]]
         total = max(1, len(right) + len(other))  # two empty answers have nothing to weigh
         most = 2.0 * min(len(right), len(other)) / total
         if most < least or most <= likeness:
             continue
+        if not is_read:
+            text, is_read = positions_of(right), True
         needed = int(max(least, likeness) * total / 2.0)  # rounded down: never more than is needed
         alike = 2.0 * common_tokens(text, other, needed) / total
         if alike > likeness and alike >= least:

@@ -151,16 +151,18 @@ class Fait(Selector):
             parts = [np.array_split(values, pa.cpu_count()) for values in of_each]
             with ThreadPoolExecutor(pa.cpu_count()) as pool:  # compiled, so outside of Python's lock
                 weights, found = map(np.concatenate, zip(*pool.map(weigh, *parts), strict=True))
-            lists = TokenLists(rows, offsets_of(np.diff(offsets)[places]), weights)
-            yield join([lists.within(found)], np.float32)
+            lists = TokenLists(rows[found], offsets_of(np.diff(offsets)[places[found]]), weights)
+            yield join([lists], np.float32)
 
 
 def _joined(blocks: Iterable[TokenBlock]) -> tuple[Ints, dict[str, npt.NDArray[Any]]]:
     """Offsets and values of the tokens of all rows of the blocks, at least one."""
     every = list(blocks)
     lengths = np.concatenate([np.diff(block.offsets) for block in every])
-    names = every[0].arrays
-    return offsets_of(lengths), {name: np.concatenate([b.arrays[name] for b in every]) for name in names}
+    names = list(every[0].arrays)
+    with ThreadPoolExecutor(len(names)) as pool:  # each fills half a gigabyte
+        joined = pool.map(lambda name: np.concatenate([block.arrays[name] for block in every]), names)
+        return offsets_of(lengths), dict(zip(names, joined, strict=True))
 
 
 def first_of_groups(rows: Ints, group: Ints, ids: Ints, count: int) -> Ints:
