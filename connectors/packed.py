@@ -44,7 +44,10 @@ def codecs(schema: pa.Schema) -> str | dict[str, str]:
 
 
 def pack(table: pa.Table) -> pa.Table:
-    r"""The table with each column of lists of numbers as bytes; null stays null.
+    r"""The table with each column of lists of numbers as bytes; a row that is null stays null.
+
+    Raises:
+        ValueError: If null stands among integers or booleans; among floats it becomes NaN.
 
     Example:
         >>> table = pa.table({"loss": pa.array([[0.5], [], None], pa.list_(pa.float32()))})
@@ -93,6 +96,8 @@ def _values_of(field: pa.Field) -> pa.DataType | None:
 def _bytes(lists: pa.Array) -> pa.Array:
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     values = lists.flatten().to_numpy(zero_copy_only=False)
+    if values.dtype != lists.type.value_type.to_pandas_dtype():  # numpy has no null among integers
+        raise ValueError(f"a list of {lists.type.value_type} holds null, and bytes cannot say that")
     return packed_values(lengths, values, lists.is_valid().to_numpy(zero_copy_only=False))
 
 

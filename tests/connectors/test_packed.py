@@ -83,6 +83,14 @@ def test_bytes_that_are_no_whole_number_of_values_are_refused() -> None:
     assert flat(table.slice(0, 1), "loss")[1].tobytes() == b"1234"
 
 
+def test_null_among_values_is_nan_or_refused() -> None:
+    floats = pack(pa.table({"loss": pa.array([[1.5, None]], pa.list_(pa.float16()))}))
+    assert np.isnan(flat(floats, "loss")[1]).tolist() == [False, True]
+    for values, kind in ([1, None], pa.int32()), ([True, None], pa.bool_()):
+        with pytest.raises(ValueError, match="holds null"):
+            pack(pa.table({"at": pa.array([values], pa.list_(kind))}))
+
+
 def test_values_are_not_copied_when_they_are_read_flat() -> None:
     packed = pack(TABLE)
     _, values = flat(packed, "loss")
