@@ -37,7 +37,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from connectors.examples import EXAMPLE_SCHEMA, ROWS_PER_BATCH, example_id, message
-from connectors.packed import pack
+from connectors.packed import numpy_type, pack
 from connectors.shards import Unit, plan_units, read_unit, write_json, write_parquet
 from pipelines.candidates import gather
 from pipelines.check import CHECK_SCHEMA
@@ -358,7 +358,7 @@ def _lists(
 ) -> pa.Array:
     """Lists of these lengths, null where not known."""
     offsets = np.concatenate(([0], np.cumsum(np.where(known, lengths, 0)))).astype(np.int32)
-    flat = pa.array(values.astype(kind.to_pandas_dtype()))
+    flat = pa.array(values.astype(numpy_type(kind)))
     return pa.ListArray.from_arrays(pa.array(offsets), flat, mask=pa.array(~known))
 
 

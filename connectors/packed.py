@@ -18,9 +18,20 @@ import pyarrow.compute as pc
 
 VALUES = b"winnow.values"  # in the metadata of a packed field: the type of its values
 MOST_VALUES = 2**31 - 1  # in a column of lists
-_TYPES = {
-    str(kind): kind for kind in (pa.bool_(), pa.int32(), pa.int64(), pa.float16(), pa.float32(), pa.float64())
+_NUMPY: dict[pa.DataType, type[np.generic]] = {
+    pa.bool_(): np.bool_,
+    pa.int32(): np.int32,
+    pa.int64(): np.int64,
+    pa.float16(): np.float16,
+    pa.float32(): np.float32,
+    pa.float64(): np.float64,
 }
+_TYPES = {str(kind): kind for kind in _NUMPY}
+
+
+def numpy_type(kind: pa.DataType) -> np.dtype[Any]:
+    """The type of numbers in numpy; `to_pandas_dtype` of Arrow needs pandas, which winnow does not."""
+    return np.dtype(_NUMPY[kind])
 
 
 def packed_schema(schema: pa.Schema) -> pa.Schema:
@@ -96,7 +107,7 @@ def _values_of(field: pa.Field) -> pa.DataType | None:
 def _bytes(lists: pa.Array) -> pa.Array:
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     values = lists.flatten().to_numpy(zero_copy_only=False)
-    if values.dtype != lists.type.value_type.to_pandas_dtype():  # numpy has no null among integers
+    if values.dtype != numpy_type(lists.type.value_type):  # numpy has no null among integers
         raise ValueError(f"a list of {lists.type.value_type} holds null, and bytes cannot say that")
     return packed_values(lengths, values, lists.is_valid().to_numpy(zero_copy_only=False))
 
@@ -136,17 +147,17 @@ def flat(table: pa.Table, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray
     column, kind = _whole(table[name]), _values_of(table.field(name))
     if kind is None:
         raise ValueError(f"{name} is no packed column: this is a fault of winnow; please report it")
-    numpy_type = np.dtype(kind.to_pandas_dtype())
+    own = numpy_type(kind)
     if not len(column):
-        return np.zeros(1, np.int64), np.zeros(0, numpy_type)
+        return np.zeros(1, np.int64), np.zeros(0, own)
     _, held, data = column.buffers()
     ends = np.frombuffer(held, np.int64)[column.offset : column.offset + len(column) + 1]
-    offsets, broken = np.divmod(ends - ends[0], numpy_type.itemsize)
+    offsets, broken = np.divmod(ends - ends[0], own.itemsize)
     if broken.any():
         raise ValueError(f"{name}: the bytes of some row are no whole number of {kind} values")
     if not offsets[-1]:
-        return offsets, np.zeros(0, numpy_type)
-    return offsets, np.frombuffer(data, numpy_type, int(offsets[-1]), int(ends[0]))
+        return offsets, np.zeros(0, own)
+    return offsets, np.frombuffer(data, own, int(offsets[-1]), int(ends[0]))
 
 
 def _lists(table: pa.Table, name: str, kind: pa.DataType) -> pa.Array:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from connectors.packed import numpy_type
 from scorers.base import (
     TOKEN_OUTPUTS,
     Need,
@@ -159,7 +160,7 @@ def _stored(field: pa.Field, outputs: RowOutputs) -> npt.NDArray[Any]:
     if field.name == "token_nll":
         return 0.0 - outputs["logprob"]
     name: Any = field.name.removeprefix("token_")
-    return outputs[name].astype(field.type.value_type.to_pandas_dtype())
+    return outputs[name].astype(numpy_type(field.type.value_type))
 
 
 def _where(known: Sequence[bool], values: Sequence[int]) -> list[int | None]:

@@ -160,3 +160,37 @@ def test_help_and_recipes_are_read_without_loading_what_runs_need(
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+PLAIN = """
+import sys
+from importlib.machinery import PathFinder
+
+class Plain(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        extra = {"pandas", "jsonschema", "datasets", "trl", "accelerate", "faiss", "math_verify"}
+        return None if name.partition(".")[0] in extra else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Plain
+from pipelines.cli import main
+main()
+"""
+
+
+def test_a_run_that_stores_tokens_needs_none_of_the_packages_that_extras_bring(tmp_path: Path) -> None:
+    options = [
+        "--limit",
+        "5",
+        "--set",
+        "store=[entropy]",
+        "--set",
+        "max_bad_fraction=1",
+        "--output",
+        tmp_path,
+    ]
+    command = [sys.executable, "-c", PLAIN, "run", "quickstart/recipe.yaml", *map(str, options)]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "manifest.json").exists()
