@@ -105,21 +105,23 @@ class _ThreadErrors:
     def __call__(self, args: threading.ExceptHookArgs) -> None:
         import grpc
 
+        watch = self.watch
         if isinstance(args.exc_value, grpc.RpcError):
             # A worker that ends, well or not, breaks its connections; what went wrong comes by itself.
             _LOG.debug("connection to a worker ended", exc_info=args.exc_value)
         elif "Worker subprocess exited" not in str(args.exc_value):
             self.previous(args)
-        elif self.watch and not STOP.caught:
+        elif watch and not STOP.caught:
             code = str(args.exc_value).rsplit(" ", 1)[-1]
             if not (STOP.requested or code in INTERRUPTED):
-                self.watch.reason = (
+                watch.reason = (
                     f"a worker process ended with exit code {code} while it still had work (137 and -9 "
                     "mean killed, usually out of memory). Use fewer workers or a smaller model; "
                     "run again to resume."
                 )
                 _kill_workers()
-            _send_main_thread(self.watch.signal)
+            if self.watch is watch:  # the pipeline may have ended meanwhile, by the death of its workers
+                _send_main_thread(watch.signal)
 
 
 @contextlib.contextmanager
