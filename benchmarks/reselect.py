@@ -37,7 +37,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from connectors.examples import EXAMPLE_SCHEMA, ROWS_PER_BATCH, example_id, message
-from connectors.packed import numpy_type, pack
+from connectors.number_lists import numpy_type, pack
 from connectors.shards import Unit, plan_units, read_unit, write_json, write_parquet
 from pipelines.candidates import gather
 from pipelines.check import CHECK_SCHEMA

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors.examples import ROWS_PER_BATCH
-from connectors.packed import codecs
+from connectors.number_lists import codecs
 from connectors.storage import fetched, file_names, is_remote, join, open_binary, whole_file, write_text
 
 Int64s = npt.NDArray[np.int64]

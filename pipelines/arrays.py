@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from connectors.packed import flat
+from connectors.number_lists import flat, offsets_of
 from connectors.storage import fetched
 from pipelines.selectors.base import Vectors
-from pipelines.selectors.tokens import TokenBlock, offsets_of
+from pipelines.selectors.tokens import TokenBlock
 from scorers.models.settings import EmbeddingSettings
 
 READERS = 2  # files read at a time
@@ -105,19 +103,6 @@ def _of_rows(offsets: npt.NDArray[np.int64], values: npt.NDArray[Any], rows: npt
         chosen[rows] = True
         values = values[np.repeat(chosen, lengths)]
     return own, values
-
-
-def flat_lists(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-    """Lists of numbers as offsets, shape (n + 1,), and values; null is an empty list.
-
-    Example:
-        >>> offsets, values = flat_lists(pa.chunked_array([[[1, 2], None], [[3]]]))
-        >>> offsets.tolist(), values.tolist()
-        ([0, 2, 2, 3], [1, 2, 3])
-    """
-    joined = lists.combine_chunks()
-    lengths = pc.fill_null(pc.list_value_length(joined), 0).to_numpy(zero_copy_only=False)
-    return offsets_of(lengths.astype(np.int64)), joined.flatten().to_numpy(zero_copy_only=False)
 
 
 def _ahead(read: Callable[[int], TokenBlock], files: Sequence[int]) -> Iterator[TokenBlock]:

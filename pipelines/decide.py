@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from connectors import storage
 from connectors.manifest import Fingerprint, check_unchanged, fingerprint
-from connectors.packed import packed_schema
+from connectors.number_lists import packed_schema
 from connectors.shards import NARROW_ROWS, ShardWriter, Unit, read_footer, read_stats
 from pipelines.arrays import TokenReader, VectorReader
 from pipelines.candidates import Candidates, gather
@@ -47,6 +47,7 @@ DECISION_FIELDS = [
     ("reason", pa.string()),
     ("weight", pa.float32()),
 ]
+TOKEN_FIELDS = {"token_keep": pa.bool_(), "token_weight": pa.float32()}  # a list of each row
 
 
 @dataclass
@@ -263,12 +264,8 @@ def readers(task: SelectTask, candidates: Candidates) -> tuple[TokenReader | Non
 def write_decisions(path: str | Path, decided: Decided, candidates: Candidates) -> int:
     """Writes the decisions, sorted by row, with their counts and facts in the footer; gives its bytes."""
     own = [(name, _stored(column.type)) for name, column in sorted(decided.columns.items())]
-    schema = packed_schema(
-        pa.schema(
-            [*DECISION_FIELDS, *own]
-            + [("token_keep", pa.list_(pa.bool_())), ("token_weight", pa.list_(pa.float32()))]
-        )
-    )
+    of_tokens = [(name, pa.list_(kind)) for name, kind in TOKEN_FIELDS.items()]
+    schema = packed_schema(pa.schema([*DECISION_FIELDS, *own, *of_tokens]))
     with ShardWriter(path, schema, NARROW_ROWS) as writer:
         for table in _decision_tables(decided, candidates.table["id"], candidates.rows, schema):
             writer.write(table)
@@ -300,8 +297,8 @@ def _decision_tables(
                 column.slice(start, CHUNK).cast(_stored(column.type))
                 for _, column in sorted(decided.columns.items())
             ),
-            _token_column(decided.masks, start, stop),
-            _token_column(decided.token_weights, start, stop),
+            _token_column(decided.masks, start, stop, TOKEN_FIELDS["token_keep"]),
+            _token_column(decided.token_weights, start, stop, TOKEN_FIELDS["token_weight"]),
         ]
         yield pa.Table.from_arrays(arrays, schema=schema)
 
@@ -311,8 +308,8 @@ def _stored(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_large_string(kind) else kind
 
 
-def _token_column(tokens: TokenLists | None, start: int, stop: int) -> pa.Array:
-    return pa.nulls(stop - start, pa.large_binary()) if tokens is None else tokens.packed(start, stop)
+def _token_column(tokens: TokenLists | None, start: int, stop: int, kind: pa.DataType) -> pa.Array:
+    return pa.nulls(stop - start, pa.large_binary()) if tokens is None else tokens.packed(start, stop, kind)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.examples import EXAMPLE_SCHEMA, EXCERPT_CHARS, prompt_text, response_text
-from connectors.packed import unpack
+from connectors.number_lists import flat_lists, unpack
 from connectors.shards import (
     ShardWriter,
     Unit,
@@ -29,7 +29,6 @@ from connectors.shards import (
     read_unit,
 )
 from connectors.storage import join
-from pipelines.arrays import flat_lists
 from pipelines.books import UnbalancedBooks
 from pipelines.decide import DECISION_FIELDS
 from pipelines.drops import DROP_SCHEMA, drop_files, drops_between

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from connectors.examples import EXAMPLE_SCHEMA
 from connectors.in_memory import Examples, read
 from connectors.manifest import read_manifest
-from connectors.packed import pack, packed_schema
+from connectors.number_lists import pack, packed_schema
 from connectors.rows import Rows
 from connectors.shards import Unit, plan_units, write_parquet
 from connectors.storage import join, make_folder

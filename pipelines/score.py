@@ -15,7 +15,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.ml.inference.base import RunInference
 
-from connectors.packed import pack, packed_schema
+from connectors.number_lists import pack, packed_schema
 from connectors.shards import Unit, read_stats, read_unit, write_parquet
 from connectors.storage import join
 from pipelines.drops import drop_files, left_mask, rows_left

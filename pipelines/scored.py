@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.packed import unpack, unpacked_schema
+from connectors.number_lists import unpack, unpacked_schema
 from connectors.shards import read_schema
 from connectors.storage import fetched
 from pipelines.stages import StageResult

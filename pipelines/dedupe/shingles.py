@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.examples import response_text
+from connectors.number_lists import one_chunk
 from pipelines.dedupe.hashing import BREAK, HYPHEN, LONE, SPACE, WORD, Int64s, UInt8s, UInt64s, hash_rows
 from pipelines.dedupe.settings import GramUnit, Scope
 
@@ -146,13 +147,6 @@ def _digit_after(text: str, at: int) -> bool:
     rest = text[at : at + 2]
     rest = rest[1:] if rest[:1].isascii() and rest[:1].isspace() else rest[:1]
     return rest.isascii() and rest.isdigit()
-
-
-def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """A column as one array, without a copy where it is one already."""
-    if isinstance(column, pa.Array):
-        return column
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _normal_bytes(texts: pa.Array) -> tuple[UInt8s, UInt8s, UInt64s, UInt64s]:

@@ -23,12 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.examples import response_text
+from connectors.number_lists import offsets_of, one_chunk
 from connectors.storage import fetched
 from pipelines.dedupe.hashing import Int64s, UInt64s, sort_hashes, spread_hashes
 from pipelines.dedupe.minhash import band_shape, hash_bands, hash_sets, signatures
 from pipelines.dedupe.pairs import gather_sets
 from pipelines.dedupe.settings import DedupeSettings
-from pipelines.dedupe.shingles import hash_shingles, one_chunk
+from pipelines.dedupe.shingles import hash_shingles
 
 CONTENT_KEY, SET_KEY, FIRST_BAND = 0, 1, 2
 SIGNED_COLUMNS = ["id", "source", "messages", "content_hash", "extra"]
@@ -205,7 +206,7 @@ class SignatureFiles:
             bounds, values = np.asarray(lists.offsets), lists.values.to_numpy()
             sizes.append(bounds[positions + 1] - bounds[positions])
             found.append((values, bounds, positions))
-        result_bounds = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+        result_bounds = offsets_of(np.concatenate(sizes))
         result = np.empty(result_bounds[-1], np.uint64)
         done = 0
         for values, bounds, positions in found:

@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from connectors.examples import EXAMPLE_SCHEMA
+from connectors.number_lists import flat_lists
 from connectors.shards import ShardWriter
 from pipelines.export.rows import (
     COUNTED,
@@ -131,12 +132,8 @@ def write_tokens(run: RunOutput, folder: Path, losses: Losses) -> Written:
 
 def _ones_like(lists: pa.ChunkedArray) -> pa.Array:
     """A list of ones for each list."""
-    array = lists.combine_chunks()
-    ones = pc.list_flatten(array).cast(pa.int64())
-    ones = pc.add(pc.multiply(ones, 0), 1).cast(pa.int8())
-    lengths = pc.list_value_length(array)
-    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths).cast(pa.int32())])
-    return pa.ListArray.from_arrays(offsets, ones)
+    offsets, values = flat_lists(lists)
+    return pa.ListArray.from_arrays(offsets.astype(np.int32), np.ones(len(values), np.int8))
 
 
 def usage(run: RunOutput, target: Path) -> str:

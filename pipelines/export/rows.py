@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from connectors.examples import ROWS_PER_BATCH, Message, ToolCall
 from connectors.manifest import read_manifest
+from connectors.number_lists import flat_lists, offsets_of
 from connectors.shards import parquet_files
 
 IGNORED = -100  # label of a token that is not trained on
@@ -187,11 +188,8 @@ def trained_tokens(labels: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 
 def _counted(lists: pa.ChunkedArray, test: Any) -> npt.NDArray[np.int64]:  # noqa: ANN401 - array to bools
     """How many values of each list pass a test; a null list has none."""
-    array = lists.combine_chunks()
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    passed = test(pc.list_flatten(array).to_numpy(zero_copy_only=False)).astype(np.int64)
-    ends = np.concatenate(([0], np.cumsum(passed)))[np.concatenate(([0], np.cumsum(lengths)))]
-    return np.diff(ends)
+    offsets, values = flat_lists(lists)
+    return np.diff(offsets_of(test(values))[offsets])
 
 
 def weights_of(rows: pa.Table) -> npt.NDArray[np.float32]:

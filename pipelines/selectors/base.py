@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from connectors.number_lists import one_chunk
 from pipelines.selectors.tokens import TokenLists, TokenRows
 
 FIELD = "extra."  # begins the name of a column that is a field of the input
@@ -316,7 +317,7 @@ def id_ranks(candidates: pa.Table) -> npt.NDArray[np.int64]:
 
 def group_codes(candidates: pa.Table) -> npt.NDArray[np.int64]:
     """A number for the group of each candidate, int64, shape (n,), in [0, number of groups)."""
-    encoded = candidates.column("group").combine_chunks().dictionary_encode()
+    encoded = one_chunk(candidates.column("group")).dictionary_encode()
     codes: npt.NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
     return codes
 

@@ -38,6 +38,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
+from connectors.number_lists import offsets_of
 from pipelines.selectors.base import (
     Decisions,
     Selector,
@@ -48,7 +49,7 @@ from pipelines.selectors.base import (
     without_score,
 )
 from pipelines.selectors.pass_rate import labels
-from pipelines.selectors.tokens import TokenBlock, TokenLists, TokenRows, join, offsets_of
+from pipelines.selectors.tokens import TokenBlock, TokenLists, TokenRows, join
 
 Ints = npt.NDArray[np.int64]
 

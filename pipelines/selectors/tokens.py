@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from connectors.packed import packed_values
+from connectors.number_lists import offsets_of, packed_values
 
 Ints = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]
@@ -65,12 +65,17 @@ class TokenLists:
             self.rows[chosen], offsets_of(lengths[chosen]), self.values[np.repeat(chosen, lengths)]
         )
 
-    def packed(self, start: int, stop: int) -> pa.Array:
+    def packed(self, start: int, stop: int, kind: pa.DataType) -> pa.Array:
         r"""The values of candidates start to stop as a packed column, null for a candidate that has none.
+
+        Args:
+            start: The first candidate.
+            stop: One more than the last.
+            kind: The type of the values in the column.
 
         Example:
             >>> values = TokenLists(np.array([1, 3]), np.array([0, 2, 3]), np.array([True, False, True]))
-            >>> values.packed(0, 4).to_pylist()
+            >>> values.packed(0, 4, pa.bool_()).to_pylist()
             [None, b'\x01\x00', None, b'\x01']
         """
         first, last = np.searchsorted(self.rows, [start, stop])
@@ -79,19 +84,8 @@ class TokenLists:
         lengths[own] = np.diff(self.offsets[first : last + 1])
         valid = np.zeros(stop - start, np.bool_)
         valid[own] = True
-        return packed_values(lengths, self.values[self.offsets[first] : self.offsets[last]], valid)
-
-
-def offsets_of(lengths: Ints) -> Ints:
-    """Where rows of these lengths begin, one after the other, and where the last one ends.
-
-    Example:
-        >>> offsets_of(np.array([2, 0, 3])).tolist()
-        [0, 2, 2, 5]
-    """
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
+        values = self.values[self.offsets[first] : self.offsets[last]]
+        return packed_values(offsets_of(lengths), values, valid, kind)
 
 
 def join(parts: Sequence[TokenLists], kind: type[np.generic]) -> TokenLists:

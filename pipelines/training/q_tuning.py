@@ -38,6 +38,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from connectors.number_lists import offsets_of
 from pipelines.selectors.base import Decisions
 from pipelines.selectors.q_tuning import QTuning
 from pipelines.selectors.q_tuning_tokens import (
@@ -46,7 +47,7 @@ from pipelines.selectors.q_tuning_tokens import (
     token_scores,
     tokens_to_drop,
 )
-from pipelines.selectors.tokens import TokenLists, offsets_of, positions
+from pipelines.selectors.tokens import TokenLists, positions
 from pipelines.training.token_losses import HasLogits, label_tokens, mean_loss, share_of_step, token_losses
 from scorers.base import TokenValues, row_means
 

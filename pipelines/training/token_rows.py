@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.examples import EXAMPLE_SCHEMA, ROWS_PER_BATCH
-from pipelines.arrays import flat_lists
+from connectors.number_lists import flat_lists, offsets_of
 from pipelines.training.token_losses import IGNORED
 from scorers.models.rendering import Renderer
 from scorers.models.tokenising import RowTokens, tokenise_rows
@@ -176,5 +176,4 @@ def _lengths(lists: pa.ChunkedArray) -> Ints:
 
 def _count(labels: pa.ChunkedArray) -> Ints:
     offsets, values = flat_lists(labels)
-    before = np.concatenate(([0], np.cumsum(values != IGNORED)))
-    return np.asarray(np.diff(before[offsets]), np.int64)
+    return np.diff(offsets_of(values != IGNORED)[offsets])

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from connectors.packed import numpy_type
+from connectors.number_lists import numpy_type
 from scorers.base import (
     TOKEN_OUTPUTS,
     Need,

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from connectors.number_lists import flat_lists
 from scorers.base import Need, Outputs, Role, Scorer, TokenValues, output_column
 
 
@@ -61,11 +62,9 @@ def _same_tokens(one: pa.Table, other: pa.Table) -> npt.NDArray[np.bool_]:
 def _token_values(table: pa.Table, need: Need, valid: npt.NDArray[np.bool_]) -> TokenValues:
     """A stored output, ragged; rows that are not valid have no tokens."""
     name = "token_nll" if need.output == "logprob" else output_column(need.output)
-    lists = table[name].filter(pa.array(valid)).combine_chunks()
-    lengths = np.zeros(len(valid) + 1, np.int64)
-    lengths[1:][valid] = pc.list_value_length(lists).to_numpy()
-    values = lists.flatten().to_numpy().astype(np.float32)
-    return TokenValues(0.0 - values if need.output == "logprob" else values, np.cumsum(lengths))
+    offsets, values = flat_lists(pc.if_else(pa.array(valid), table[name], None))
+    losses: npt.NDArray[np.float32] = values.astype(np.float32)
+    return TokenValues(0.0 - losses if need.output == "logprob" else losses, offsets)
 
 
 def check_compared(counts: Mapping[str, int], roles: Iterable[str]) -> None:

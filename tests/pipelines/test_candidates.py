@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from connectors.examples import EXAMPLE_SCHEMA
-from connectors.packed import pack
+from connectors.number_lists import pack
 from connectors.shards import Unit, plan_units, write_parquet
 from pipelines.arrays import TokenReader
 from pipelines.candidates import add_fields, gather

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.number_lists import offsets_of
 from pipelines.selectors.lowest import keep_lowest
 from pipelines.selectors.q_tuning import QTuning
 from pipelines.selectors.q_tuning_tokens import drop_highest, token_scores, tokens_to_drop
-from pipelines.selectors.tokens import offsets_of
 from tests.pipelines.selectors.tables import EXAMPLES, candidates
 from tests.pipelines.selectors.token_rows import by_row, lists_of, stored
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.packed import pack
+from connectors.number_lists import pack
 from pipelines.selectors.tokens import TokenLists, join, merge
 from tests.pipelines.selectors.tables import EXAMPLES
 from tests.pipelines.selectors.token_rows import by_row, lists_of
@@ -55,7 +55,7 @@ def test_parts_are_joined_in_the_order_of_rows(order: list[int], cut: int) -> No
 
 def test_nothing_joined_is_nothing() -> None:
     assert join([], np.float32).values.dtype == np.float32
-    assert join([], np.float32).packed(0, 2).to_pylist() == [None, None]
+    assert join([], np.float32).packed(0, 2, pa.float32()).to_pylist() == [None, None]
 
 
 @EXAMPLES
@@ -63,10 +63,18 @@ def test_nothing_joined_is_nothing() -> None:
 def test_packed_rows_are_what_arrow_makes_of_lists(rows: list[int], start: int, stop: int) -> None:
     start, stop = sorted((start, stop))
     masks = masks_of(rows, 2)
-    made = lists_of(masks, np.bool_).packed(start, stop)
+    made = lists_of(masks, np.bool_).packed(start, stop, pa.bool_())
     made.validate(full=True)
     lists = pa.array([masks.get(row) for row in range(start, stop)], pa.list_(pa.bool_()))
     assert made.equals(pack(pa.table({"masks": lists}))["masks"].combine_chunks())
+
+
+def test_packed_values_have_the_type_that_the_column_declares() -> None:
+    weights = join([TokenLists(np.array([1]), np.array([0, 2]), np.array([0.5, 1.5]))], np.float32)
+    assert weights.values.dtype == np.float64  # as a selector that is no part of winnow may give them
+    made = weights.packed(0, 2, pa.float32())
+    lists = pa.table({"weights": pa.array([None, [0.5, 1.5]], pa.list_(pa.float32()))})
+    assert made.equals(pack(lists)["weights"].combine_chunks())
 
 
 @EXAMPLES

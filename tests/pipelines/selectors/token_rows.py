@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.selectors.tokens import TokenBlock, TokenLists, TokenRows, offsets_of
+from connectors.number_lists import offsets_of
+from pipelines.selectors.tokens import TokenBlock, TokenLists, TokenRows
 
 ROWS_OF_A_BLOCK = 2  # so that most tests have more than one block
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.packed import codecs, flat, pack, packed_schema, unpack, unpacked_schema
+from connectors.number_lists import codecs, flat, pack, packed_schema, unpack, unpacked_schema
 from connectors.shards import read_schema, write_parquet
 
 VALUES = {

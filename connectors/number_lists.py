@@ -1,4 +1,4 @@
-"""Lists of numbers as bytes: how files that stages hand to each other keep the values of tokens.
+"""Columns of lists of numbers: as arrays, and as bytes in the files that stages hand to each other.
 
 Parquet decodes each value of a list with the levels that say where lists begin. A row's values in one piece,
 as bytes, are read several times as fast, and one million rows have sixty million tokens. What a run publishes
@@ -34,6 +34,38 @@ def numpy_type(kind: pa.DataType) -> np.dtype[Any]:
     return np.dtype(_NUMPY[kind])
 
 
+def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column as one array, without a copy where it is one already."""
+    if isinstance(column, pa.Array):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def offsets_of(lengths: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Where rows of these lengths begin, one after the other, and where the last one ends.
+
+    Example:
+        >>> offsets_of(np.array([2, 0, 3])).tolist()
+        [0, 2, 2, 5]
+    """
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def flat_lists(lists: pa.ChunkedArray | pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """Lists of numbers as offsets, shape (n + 1,), and values, row after row; null is an empty row.
+
+    Example:
+        >>> offsets, values = flat_lists(pa.chunked_array([[[1, 2], None], [[3]]]))
+        >>> offsets.tolist(), values.tolist()
+        ([0, 2, 2, 3], [1, 2, 3])
+    """
+    whole = one_chunk(lists)
+    lengths = pc.fill_null(pc.list_value_length(whole), 0).to_numpy(zero_copy_only=False)
+    return offsets_of(lengths), whole.flatten().to_numpy(zero_copy_only=False)
+
+
 def packed_schema(schema: pa.Schema) -> pa.Schema:
     """The schema with each field of lists of numbers as bytes."""
     return pa.schema(map(_packed_field, schema), schema.metadata)
@@ -67,7 +99,7 @@ def pack(table: pa.Table) -> pa.Table:
     """
     schema = packed_schema(table.schema)
     columns = [
-        column if field.type == column.type else _bytes(_whole(column))
+        column if field.type == column.type else _bytes(one_chunk(column))
         for column, field in zip(table.columns, schema, strict=True)
     ]
     return pa.Table.from_arrays(columns, schema=schema)
@@ -105,30 +137,30 @@ def _values_of(field: pa.Field) -> pa.DataType | None:
 
 
 def _bytes(lists: pa.Array) -> pa.Array:
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    values = lists.flatten().to_numpy(zero_copy_only=False)
-    if values.dtype != numpy_type(lists.type.value_type):  # numpy has no null among integers
-        raise ValueError(f"a list of {lists.type.value_type} holds null, and bytes cannot say that")
-    return packed_values(lengths, values, lists.is_valid().to_numpy(zero_copy_only=False))
+    offsets, values = flat_lists(lists)
+    kind = lists.type.value_type
+    if values.dtype != numpy_type(kind):  # numpy has no null among integers
+        raise ValueError(f"a list of {kind} holds null, and bytes cannot say that")
+    return packed_values(offsets, values, lists.is_valid().to_numpy(zero_copy_only=False), kind)
 
 
 def packed_values(
-    lengths: npt.NDArray[np.int64], values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]
+    offsets: npt.NDArray[np.int64],
+    values: npt.NDArray[Any],
+    valid: npt.NDArray[np.bool_],
+    kind: pa.DataType,
 ) -> pa.Array:
     """A packed column.
 
     Args:
-        lengths: How many values each row has, shape (n,).
-        values: Row after row, of a type that Parquet has.
+        offsets: Where the values of each row begin, and where the last ones end, shape (n + 1,); from 0.
+        values: Row after row, shape (offsets[-1],).
         valid: Which rows are not null, shape (n,); those that are have no values.
+        kind: The type that the column's field declares; values of another are cast.
     """
-    offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))) * values.itemsize
-    buffers = [
-        pa.array(valid).buffers()[1],
-        pa.py_buffer(offsets),
-        pa.py_buffer(np.ascontiguousarray(values)),
-    ]
-    return pa.Array.from_buffers(pa.large_binary(), len(lengths), buffers)
+    own = np.ascontiguousarray(values, numpy_type(kind))
+    buffers = [pa.array(valid).buffers()[1], pa.py_buffer(offsets * own.itemsize), pa.py_buffer(own)]
+    return pa.Array.from_buffers(pa.large_binary(), len(valid), buffers)
 
 
 def flat(table: pa.Table, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
@@ -144,7 +176,7 @@ def flat(table: pa.Table, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray
         >>> offsets.tolist(), values.tolist()
         ([0, 2, 2, 3], [1, 2, 3])
     """
-    column, kind = _whole(table[name]), _values_of(table.field(name))
+    column, kind = one_chunk(table[name]), _values_of(table.field(name))
     if kind is None:
         raise ValueError(f"{name} is no packed column: this is a fault of winnow; please report it")
     own = numpy_type(kind)
@@ -164,9 +196,5 @@ def _lists(table: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
     offsets, values = flat(table, name)
     if offsets[-1] > MOST_VALUES:
         raise ValueError(f"{name}: {offsets[-1]:,} values at a time, at most {MOST_VALUES:,} can be read")
-    is_null = _whole(table[name]).is_null()
+    is_null = one_chunk(table[name]).is_null()
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values), kind, mask=is_null)
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even one
