@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -125,18 +125,18 @@ class Fait(Selector):
             return
         wrong = labels(candidates, self.correct, self.name) == 0
         length = counts(candidates, "response_tokens", self.name)
-        group, ids = group_codes(candidates), id_ranks(candidates)
-        rivals = first_of_groups(np.flatnonzero(wrong), group, ids, self.rivals)
+        group, order = group_codes(candidates), id_ranks(candidates)
+        rivals = first_of_groups(np.flatnonzero(wrong), group, order, self.rivals)
         for rows in chunks(np.flatnonzero(decisions.weigh_tokens), rivals, group, length, TOKENS_AT_ONCE):
             compared = rivals[np.isin(group[rivals], group[rows])]
             needed = np.zeros(len(group), np.bool_)
             needed[rows] = needed[compared] = True
             read = np.flatnonzero(needed)
-            offsets, arrays = _joined(tokens(read))
+            offsets, ids, nll = _joined(tokens(read), length[read])
             weigh = partial(
                 weigh_sensitive,
-                ids=arrays["token_ids"].astype(np.int32, copy=False),
-                nll=arrays["token_nll"].astype(np.float32, copy=False),
+                ids=ids,
+                nll=nll,
                 bounds=offsets,
                 rivals=np.searchsorted(read, compared),
                 least=self.similarity,
@@ -156,14 +156,27 @@ class Fait(Selector):
             yield join([lists], np.float32)
 
 
-def _joined(blocks: Iterable[TokenBlock]) -> tuple[Ints, dict[str, npt.NDArray[Any]]]:
-    """Offsets and values of the tokens of all rows of the blocks, at least one."""
-    every = list(blocks)
-    lengths = np.concatenate([np.diff(block.offsets) for block in every])
-    names = list(every[0].arrays)
-    with ThreadPoolExecutor(len(names)) as pool:  # each fills half a gigabyte
-        joined = pool.map(lambda name: np.concatenate([block.arrays[name] for block in every]), names)
-        return offsets_of(lengths), dict(zip(names, joined, strict=True))
+def _joined(
+    blocks: Iterable[TokenBlock], lengths: Ints
+) -> tuple[Ints, npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Offsets, token ids and losses of all rows of the blocks, of these lengths.
+
+    The arrays have their full size from the beginning: kept and joined at the end, blocks would be in memory
+    twice, and each in memory of its own, which takes as long again as to read it.
+    """
+    offsets, row = offsets_of(lengths), 0
+    ids, nll = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
+    for block in blocks:
+        own = slice(row, row + len(block.rows))
+        if not np.array_equal(np.diff(block.offsets), lengths[own]):
+            raise ValueError(
+                "fait: the stored tokens of some row are not as many as its response_tokens; "
+                "delete the run's folder and run again"
+            )
+        values = slice(offsets[own.start], offsets[own.stop])
+        ids[values], nll[values] = block.arrays["token_ids"], block.arrays["token_nll"]
+        row = own.stop
+    return offsets, ids, nll
 
 
 def first_of_groups(rows: Ints, group: Ints, ids: Ints, count: int) -> Ints:

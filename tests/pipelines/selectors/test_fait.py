@@ -162,6 +162,13 @@ def test_only_the_rows_that_are_compared_are_read() -> None:
     assert tokens.asked == [[0, 1]]
 
 
+def test_stored_tokens_of_another_number_than_the_row_has_are_refused() -> None:
+    table, selector = answers([RIGHT, WRONG], [1, 0]), Fait()
+    damaged = Stored([RIGHT, WRONG[:-1]])
+    with pytest.raises(ValueError, match="not as many as its response_tokens; delete the run's folder"):
+        list(selector.token_weights(table, selector.decide(table, 0), damaged))
+
+
 def test_an_answer_that_is_not_like_the_right_one_is_no_rival() -> None:
     far = [10, 11, 12, 96, 97, 98, 99]  # 3 of 7 tokens in common: 6 / 14
     assert weights_of([RIGHT, far], [1, 0]) == {}
