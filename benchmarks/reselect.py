@@ -5,7 +5,8 @@
 
 A finished run is made up first, in the layout of a real one: examples of five sources in units of 2,048 rows,
 one in twenty a duplicate, the score files of four models with every score column and the losses of tokens,
-files of compared scores and of checked answers. Each selector then decides:
+files of compared scores and of checked answers. Answers to one prompt have about the same length, and nine
+in ten of their tokens are the prompt's own. Each selector then decides:
 
 - gather: stored columns into one table
 - decide: the selector, and where it has any the masks or weights of tokens
@@ -37,7 +38,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from connectors.examples import EXAMPLE_SCHEMA, ROWS_PER_BATCH, example_id, message
-from connectors.number_lists import numpy_type, pack
+from connectors.number_lists import numpy_type, offsets_of, pack
 from connectors.shards import Unit, plan_units, read_unit, write_json, write_parquet
 from pipelines.candidates import gather
 from pipelines.check import CHECK_SCHEMA
@@ -86,6 +87,7 @@ WORDS = (
     "far", "train", "red", "blue", "every", "left",
 )  # fmt: skip
 MOST_ANSWERS = 8  # to one prompt
+VOCABULARY = 50_000
 
 
 def main() -> None:
@@ -309,19 +311,20 @@ def _columns(
     folder.mkdir()
     for number, unit in enumerate(units):
         left = ~is_duplicate[unit.row_start : unit.row_start + unit.rows]
-        ids = read_unit(unit, ["id"])["id"].filter(pa.array(left)).combine_chunks()
+        rows = read_unit(unit, ["id", "group"]).filter(pa.array(left)).combine_chunks()
         path = folder / f"{name}-{unit.name}.parquet"
-        table = pack(pa.table(_made_up(schema, ids, number, tokens), schema))
+        table = pack(pa.table(_made_up(schema, rows, number, tokens), schema))
         write_parquet(path, table, table.schema)
         yield str(path)
 
 
-def _made_up(schema: pa.Schema, ids: pa.Array, unit: int, tokens: int) -> list[pa.Array]:
+def _made_up(schema: pa.Schema, rows: pa.Table, unit: int, tokens: int) -> list[pa.Array]:
     """Columns drawn at random; lengths and statuses are the same for all schemas of a unit."""
-    random = np.random.default_rng(unit)
-    rows = len(ids)
-    status = np.where(random.random(rows) < 0.99, "ok", "overflow")
-    prompt, response = (1 + random.poisson(random.gamma(2, tokens / 2, rows)) for _ in range(2))
+    random, count = np.random.default_rng(unit), rows.num_rows
+    ids, group = rows["id"].chunk(0), rows["group"].to_numpy()
+    prompts = np.cumsum(np.append(True, group[1:] != group[:-1])) - 1  # rows of one prompt lie side by side
+    status = np.where(random.random(count) < 0.99, "ok", "overflow")
+    prompt, response = (1 + random.poisson(random.gamma(2, tokens / 2, count)[prompts]) for _ in range(2))
     ok = status == "ok"
     at = np.concatenate([np.arange(p, p + r) for p, r in zip(prompt[ok], response[ok], strict=True)])
     known = {
@@ -329,16 +332,16 @@ def _made_up(schema: pa.Schema, ids: pa.Array, unit: int, tokens: int) -> list[p
         "status": pa.array(status),
         "prompt_tokens": pa.array(prompt, pa.int32()),
         "response_tokens": pa.array(response, pa.int32()),
-        "truncated": pa.array(random.random(rows) < 0.01),
+        "truncated": pa.array(random.random(count) < 0.01),
         "input_ids": _lists(
-            random.integers(0, 50_000, int((prompt + response)[ok].sum())), prompt + response, ok, pa.int32()
+            _alike(prompts[ok], (prompt + response)[ok], random), prompt + response, ok, pa.int32()
         ),
         "response_at": _lists(at, response, ok, pa.int32()),
         "answer": pa.array(
-            [str(answer) for answer in random.integers(0, 100, rows)], mask=random.random(rows) < 0.1
+            [str(answer) for answer in random.integers(0, 100, count)], mask=random.random(count) < 0.1
         ),
-        "correct": pa.array((random.random(rows) < 0.6).astype(float), mask=random.random(rows) < 0.1),
-        "wrong_calculations": pa.array((random.random(rows) < 0.02).astype(float)),
+        "correct": pa.array((random.random(count) < 0.6).astype(float), mask=random.random(count) < 0.1),
+        "wrong_calculations": pa.array((random.random(count) < 0.02).astype(float)),
     }
 
     def column(field: pa.Field) -> pa.Array:
@@ -347,10 +350,23 @@ def _made_up(schema: pa.Schema, ids: pa.Array, unit: int, tokens: int) -> list[p
         if pa.types.is_list(field.type):
             return _lists(random.gamma(0.5, 4, int(response[ok].sum())), response, ok, field.type.value_type)
         if pa.types.is_string(field.type):  # a text that shows what a number counts
-            return pa.nulls(rows, pa.string())
-        return pa.array(random.gamma(2, 1, rows), field.type, mask=~ok)
+            return pa.nulls(count, pa.string())
+        return pa.array(random.gamma(2, 1, count), field.type, mask=~ok)
 
     return [column(field) for field in schema]
+
+
+def _alike(
+    prompts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], random: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Token ids of rows of these lengths: at each place the prompt's own, and in one of ten another."""
+    longest = np.zeros(prompts[-1] + 1, np.int64)
+    np.maximum.at(longest, prompts, lengths)
+    own, starts = random.integers(0, VOCABULARY, longest.sum()), offsets_of(longest)[prompts]
+    found = np.concatenate([own[at : at + length] for at, length in zip(starts, lengths, strict=True)])
+    changed = random.random(len(found)) < 0.1
+    found[changed] = random.integers(0, VOCABULARY, changed.sum())
+    return found
 
 
 def _lists(

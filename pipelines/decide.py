@@ -234,9 +234,9 @@ class Decide(beam.DoFn):
     def process(self, task: SelectTask) -> Iterator[str]:
         """Yields the name of the finished file."""
         with self.metrics.task():
-            candidates = gather(task.units, task.drops, task.scored, task.reads)
             if task.tokens:
                 Thread(target=load_compiled).start()
+            candidates = gather(task.units, task.drops, task.scored, task.reads)
             decided = decide(candidates.table, task.selectors, task.seed, *readers(task, candidates))
             for path, known in task.targets.items():
                 check_unchanged(path, known)
@@ -247,7 +247,7 @@ class Decide(beam.DoFn):
 
 
 def load_compiled() -> None:
-    """Loads Numba while selectors choose rows: choosing tokens needs it, and it takes most of a second."""
+    """Loads Numba while columns are read: choosing tokens needs it, and it takes most of a second."""
     from pipelines.selectors.lowest import keep_lowest
 
     keep_lowest(np.zeros(0), np.zeros(1, np.int64), 1.0)
