@@ -25,19 +25,32 @@ _ONES = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 _SPREAD = np.uint64(0x9E37_79B9_7F4A_7C15)  # 2^64 over the golden ratio: Knuth's multiplicative hash
 
 
-class Positions(NamedTuple):
-    """Where each token of a text stands; a hash table with open addressing.
+class Numbers(NamedTuple):
+    """Numbers from 0 for the kinds of tokens in some texts; a hash table with open addressing.
 
     Attributes:
         tokens: Token of each slot, _FREE where it is free; a power of two of slots.
-        number: Row of `masks` of each slot that is not free.
-        masks: Bit i of row r is set where the text's token i is that of row r, (tokens, words); rows beyond
-            the kinds of tokens are not used.
+        numbers: Number of the token in each slot that is not free.
+        kinds: How many kinds there are.
     """
 
     tokens: Ints
-    number: Ints
+    numbers: Ints
+    kinds: int
+
+
+class Text(NamedTuple):
+    """Where each kind of token stands in a text.
+
+    Attributes:
+        masks: Bit i of row r is set where the text's token i has the number r, (kinds, words).
+        has: Whether the text has each kind at all, (kinds,).
+        length: Tokens of the text.
+    """
+
     masks: UInt64s
+    has: Bools
+    length: int
 
 
 @compiled
@@ -51,52 +64,76 @@ def _slot(tokens: Ints, token: int) -> int:
 
 
 @compiled
-def positions_of(text: Ints) -> Positions:
-    """The positions of a text's tokens; ids from 0."""
+def number_tokens(texts: Ints) -> tuple[Numbers, Ints]:
+    """Numbers for the tokens of texts, one text after the other, and the texts in these numbers.
+
+    A group's tokens are numbered once, and then compared many times without a hash.
+
+    Args:
+        texts: Token ids from 0.
+    """
     slots = 2
-    while slots < 2 * len(text):
+    while slots < 2 * len(texts):
         slots *= 2
-    tokens, number = np.full(slots, _FREE, np.int64), np.empty(slots, np.int64)
-    masks = np.zeros((len(text), (len(text) + 63) >> 6), np.uint64)
+    tokens, numbers = np.full(slots, _FREE, np.int32), np.empty(slots, np.int32)
+    numbered = np.empty(len(texts), np.int32)
     kinds = 0
-    for at in range(len(text)):
-        slot = _slot(tokens, text[at])
+    for at in range(len(texts)):
+        slot = _slot(tokens, texts[at])
         if tokens[slot] == _FREE:
-            tokens[slot], number[slot] = text[at], kinds
+            tokens[slot], numbers[slot] = texts[at], kinds
             kinds += 1
-        masks[number[slot], at >> 6] |= np.uint64(1) << np.uint64(at & 63)
-    return Positions(tokens, number, masks)
+        numbered[at] = numbers[slot]
+    return Numbers(tokens, numbers, kinds), numbered
 
 
 @compiled
-def _read(state: UInt64s, text: Positions, token: int) -> bool:
-    """Moves the state on by one token of the other text; whether the text has the token."""
-    slot = _slot(text.tokens, token)
-    if text.tokens[slot] == _FREE:
-        return False
-    masks, carry = text.masks[text.number[slot]], np.uint64(0)
-    for word in range(len(state)):
-        matched = state[word] & masks[word]
-        total = state[word] + matched
-        carried = total + carry
-        carry = np.uint64(total < matched or carried < total)
-        state[word] = carried | (state[word] & ~matched)
-    return True
+def read_text(numbers: Numbers, text: Ints) -> Text:
+    """A text, ids from 0, to compare those with that were numbered."""
+    masks = np.zeros((numbers.kinds, max(1, (len(text) + 63) >> 6)), np.uint64)
+    has = np.zeros(numbers.kinds, np.bool_)
+    for at in range(len(text)):
+        slot = _slot(numbers.tokens, text[at])
+        if numbers.tokens[slot] != _FREE:
+            number = numbers.numbers[slot]
+            has[number] = True
+            masks[number, at >> 6] |= np.uint64(1) << np.uint64(at & 63)
+    return Text(masks, has, len(text))
 
 
 @compiled
-def common_tokens(text: Positions, other: Ints, least: int) -> int:
-    """Length of a longest common subsequence of the text and another; -1 once it cannot be `least`."""
-    state = np.full(text.masks.shape[1], _ONES, np.uint64)
-    spare = len(other) - least
+def _states(text: Text, other: Ints) -> UInt64s:
+    """The states after each token of the other text, (words, len(other)).
+
+    A word is taken through all tokens before the next one, so that its state stays in a register.
+    """
+    words = text.masks.shape[1]
+    states, carry = np.empty((words, len(other)), np.uint64), np.zeros(len(other), np.uint64)
+    for word in range(words):
+        state = _ONES
+        for there in range(len(other)):
+            matched = state & text.masks[other[there], word]
+            total = state + matched
+            carried = total + carry[there]
+            carry[there] = np.uint64(total < matched or carried < total)
+            state = carried | (state & ~matched)
+            states[word, there] = state
+    return states
+
+
+@compiled
+def common_tokens(text: Text, other: Ints, least: int) -> int:
+    """Length of a longest common subsequence of the text and another; -1 where it cannot be `least`."""
+    known = 0
     for token in other:
-        if not _read(state, text, token):
-            spare -= 1
-            if spare < 0:
-                return -1
+        known += text.has[token]
+    if known < least:
+        return -1
+    if known == 0:
+        return 0
     length = 0
-    for word in state:
-        rest = ~word
+    for state in _states(text, other)[:, -1]:
+        rest = ~state
         while rest:
             rest &= rest - np.uint64(1)
             length += 1
@@ -106,22 +143,16 @@ def common_tokens(text: Positions, other: Ints, least: int) -> int:
 @compiled
 def _is_needed(states: UInt64s, at: int, there: int) -> bool:
     """Whether one[at - 1] is needed for the longest common subsequence of one[:at] and other[:there]."""
-    return bool(states[there - 1, (at - 1) >> 6] >> np.uint64((at - 1) & 63) & np.uint64(1) == 0)
+    return bool(states[(at - 1) >> 6, there - 1] >> np.uint64((at - 1) & 63) & np.uint64(1) == 0)
 
 
 @compiled
-def align(one: Ints, other: Ints) -> Ints:
-    """Positions (in one, in other) of a longest common subsequence, ascending, shape (length, 2)."""
-    text = positions_of(one)
-    words = text.masks.shape[1]
-    states = np.empty((len(other), words), np.uint64)
-    state = np.full(words, _ONES, np.uint64)
-    for there in range(len(other)):
-        _read(state, text, other[there])
-        states[there] = state
-    pairs = np.empty((min(len(one), len(other)), 2), np.int64)
+def align(text: Text, other: Ints) -> Ints:
+    """Positions (in the text, in the other) of a longest common subsequence, ascending, shape (length, 2)."""
+    states = _states(text, other)
+    pairs = np.empty((min(text.length, len(other)), 2), np.int64)
     left = len(pairs)
-    at, there = len(one), len(other)
+    at, there = text.length, len(other)
     while at > 0 and there > 0:
         if not _is_needed(states, at, there):
             at -= 1
@@ -134,26 +165,27 @@ def align(one: Ints, other: Ints) -> Ints:
 
 
 @compiled
-def sensitive_tokens(right: Ints, wrong: Ints) -> tuple[Bools, Bools]:
+def sensitive_tokens(right: Text, wrong: Ints) -> tuple[Bools, Bools]:
     """Which tokens of a right answer a wrong one lacks, and which of the wrong one are not in the right one.
 
     Where the wrong answer has tokens more and the right one none in their place, the right answer's next
     token counts, or its last.
 
     Returns:
-        bool, shape (len(right),), and bool, shape (len(wrong),).
+        bool, shape (right.length,), and bool, shape (len(wrong),).
     """
-    own, theirs = np.ones(len(right), np.bool_), np.ones(len(wrong), np.bool_)
+    count = right.length
+    own, theirs = np.ones(count, np.bool_), np.ones(len(wrong), np.bool_)
     pairs = align(right, wrong)
     for pair in pairs:
         own[pair[0]] = theirs[pair[1]] = False
     at, there = -1, -1
     for pair in range(len(pairs) + 1):
         is_end = pair == len(pairs)
-        following = len(right) if is_end else pairs[pair, 0]
+        following = count if is_end else pairs[pair, 0]
         beyond = len(wrong) if is_end else pairs[pair, 1]
-        if following - at == 1 and beyond - there > 1 and len(right) > 0:
-            own[min(following, len(right) - 1)] = True
+        if following - at == 1 and beyond - there > 1 and count > 0:
+            own[min(following, count - 1)] = True
         at, there = following, beyond
     return own, theirs
 
@@ -184,7 +216,7 @@ def weigh_sensitive(
     """Weights of the tokens of right answers beside the wrong answer most like each, as fait.py defines them.
 
     Args:
-        rights: Answers to weigh, shape (k,).
+        rights: Answers to weigh, shape (k,), those of one prompt side by side.
         starts: Where the rivals of each right answer begin in `rivals`, shape (k,).
         stops: Where they end, shape (k,).
         ids: Token ids of all answers, one answer after the other, shape (tokens,).
@@ -203,42 +235,60 @@ def weigh_sensitive(
     lengths = bounds[rights + 1] - bounds[rights]
     weights = np.empty(lengths.sum(), np.float32)  # what is not used is never touched
     done = 0
+    numbers, others, ends = _numbered(ids, bounds, rivals[:0])
     for row in range(len(rights)):
+        if row == 0 or starts[row] != starts[row - 1] or stops[row] != stops[row - 1]:
+            numbers, others, ends = _numbered(ids, bounds, rivals[starts[row] : stops[row]])
         here = slice(bounds[rights[row]], bounds[rights[row] + 1])
-        nearest = _most_like(ids[here], ids, bounds, rivals[starts[row] : stops[row]], least)
-        if nearest < 0:
-            continue
-        there = slice(bounds[nearest], bounds[nearest + 1])
-        sensitive, theirs = sensitive_tokens(ids[here], ids[there])
-        if not sensitive.any():
-            continue
-        found[row] = True
-        own = weights[done : done + lengths[row]]
-        done += lengths[row]
-        gap = _mean(nll[here], sensitive) - _mean(nll[there], theirs) if theirs.any() else 0.0
-        # tanh is the sigmoid that cannot overflow: sigmoid(x) = (1 + tanh(x / 2)) / 2
-        more = strength * (1.0 + math.tanh(gap / temperature / 2.0)) / 2.0
-        mean = 1.0 + more * sensitive.sum() / len(own)
-        for at in range(len(own)):
-            own[at] = (1.0 + more * sensitive[at]) / mean
+        text = read_text(numbers, ids[here])
+        nearest = _most_like(text, others, ends, least)
+        if nearest >= 0:
+            sensitive, theirs = sensitive_tokens(text, others[ends[nearest] : ends[nearest + 1]])
+            if sensitive.any():
+                found[row] = True
+                rival = rivals[starts[row] + nearest]
+                there = slice(bounds[rival], bounds[rival + 1])
+                gap = _mean(nll[here], sensitive) - _mean(nll[there], theirs) if theirs.any() else 0.0
+                # tanh is the sigmoid that cannot overflow: sigmoid(x) = (1 + tanh(x / 2)) / 2
+                more = strength * (1.0 + math.tanh(gap / temperature / 2.0)) / 2.0
+                _spread(weights[done : done + lengths[row]], sensitive, more)
+                done += lengths[row]
     return weights[:done], found
 
 
 @compiled
-def _most_like(right: Ints, ids: Ints, bounds: Ints, rivals: Ints, least: float) -> int:
-    """The first of the rivals most like a right answer; -1 where none is `least` like it."""
+def _spread(weights: Floats, sensitive: Bools, more: float) -> None:
+    """Writes 1 for each token, and `more` on top for a sensitive one, scaled so that the mean is 1."""
+    mean = 1.0 + more * sensitive.sum() / len(weights)
+    for at in range(len(weights)):
+        weights[at] = (1.0 + more * sensitive[at]) / mean
+
+
+@compiled
+def _numbered(ids: Ints, bounds: Ints, rivals: Ints) -> tuple[Numbers, Ints, Ints]:
+    """Numbers for the tokens of rivals; the rivals in these; where each begins and the last one ends."""
+    ends = np.zeros(len(rivals) + 1, np.int64)
+    for at in range(len(rivals)):
+        ends[at + 1] = ends[at] + bounds[rivals[at] + 1] - bounds[rivals[at]]
+    texts = np.empty(ends[-1], ids.dtype)
+    for at in range(len(rivals)):
+        texts[ends[at] : ends[at + 1]] = ids[bounds[rivals[at]] : bounds[rivals[at] + 1]]
+    numbers, numbered = number_tokens(texts)
+    return numbers, numbered, ends
+
+
+@compiled
+def _most_like(right: Text, others: Ints, ends: Ints, least: float) -> int:
+    """Which of the others, first to last, is most like a right answer; -1 where none is `least` like it."""
     nearest, likeness = -1, -1.0
-    text, is_read = positions_of(right[:0]), False  # read once a rival's length does not rule it out
-    for rival in rivals:
-        other = ids[bounds[rival] : bounds[rival + 1]]
-        total = max(1, len(right) + len(other))  # two empty answers have nothing to weigh
-        most = 2.0 * min(len(right), len(other)) / total
+    for at in range(len(ends) - 1):
+        other = others[ends[at] : ends[at + 1]]
+        total = max(1, right.length + len(other))  # two empty answers have nothing to weigh
+        most = 2.0 * min(right.length, len(other)) / total
         if most < least or most <= likeness:
             continue
-        if not is_read:
-            text, is_read = positions_of(right), True
         needed = int(max(least, likeness) * total / 2.0)  # rounded down: never more than is needed
-        alike = 2.0 * common_tokens(text, other, needed) / total
+        alike = 2.0 * common_tokens(right, other, needed) / total
         if alike > likeness and alike >= least:
-            nearest, likeness = rival, alike
+            nearest, likeness = at, alike
     return nearest

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.selectors import alignment, fait
-from pipelines.selectors.alignment import common_tokens, positions_of
+from pipelines.selectors.alignment import Text, number_tokens, read_text
 from pipelines.selectors.fait import Fait, chunks, first_of_groups
 from pipelines.selectors.tokens import TokenBlock
 from tests.pipelines.selectors.tables import EXAMPLES, candidates, kept_rows
@@ -73,13 +73,23 @@ def weights_of(
     return {row: weights.tolist() for row, weights in by_row(found).items()}
 
 
+def numbered(one: Tokens, other: Tokens) -> tuple[Text, npt.NDArray[np.integer]]:
+    """A text to compare with, and the other in its numbers."""
+    numbers, others = number_tokens(np.array(other, np.int32))
+    return read_text(numbers, np.array(one, np.int32)), others
+
+
+def common_tokens(one: Tokens, other: Tokens, least: int = 0) -> int:
+    return alignment.common_tokens(*numbered(one, other), least)
+
+
 def align(one: Tokens, other: Tokens) -> list[list[int]]:
-    pairs: list[list[int]] = alignment.align(np.array(one, np.int64), np.array(other, np.int64)).tolist()
+    pairs: list[list[int]] = alignment.align(*numbered(one, other)).tolist()
     return pairs
 
 
 def sensitive_tokens(right: Tokens, wrong: Tokens) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    return alignment.sensitive_tokens(np.array(right, np.int64), np.array(wrong, np.int64))
+    return alignment.sensitive_tokens(*numbered(right, wrong))
 
 
 def textbook_length(one: Tokens, other: Tokens) -> int:
@@ -224,12 +234,9 @@ def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
 def test_the_common_tokens_are_those_of_the_textbook_and_the_same_from_both_sides(
     one: Tokens, other: Tokens, least: int
 ) -> None:
-    own, others = np.array(one, np.int64), np.array(other, np.int64)
     length = textbook_length(one, other)
-    assert (
-        common_tokens(positions_of(own), others, 0) == common_tokens(positions_of(others), own, 0) == length
-    )
-    enough = common_tokens(positions_of(own), others, least)
+    assert common_tokens(one, other) == common_tokens(other, one) == length
+    enough = common_tokens(one, other, least)
     assert enough == length or enough == -1 and length < least
 
 
