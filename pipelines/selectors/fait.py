@@ -149,11 +149,14 @@ class Fait(Selector):
                 np.searchsorted(group[compared], group[rows], side="left"),
                 np.searchsorted(group[compared], group[rows], side="right"),
             )
-            parts = [np.array_split(values, pa.cpu_count()) for values in of_each]
+            parts = [np.array_split(values, pa.cpu_count()) for values in (*of_each, rows)]
             with ThreadPoolExecutor(pa.cpu_count()) as pool:  # compiled, so outside of Python's lock
-                weights, found = map(np.concatenate, zip(*pool.map(weigh, *parts), strict=True))
-            lists = TokenLists(rows[found], offsets_of(np.diff(offsets)[places[found]]), weights)
-            yield join([lists], np.float32)
+                weighed = list(pool.map(weigh, *parts[:-1]))
+            lists = [
+                TokenLists(own[found], offsets_of(length[own[found]]), weights)
+                for own, (weights, found) in zip(parts[-1], weighed, strict=True)
+            ]
+            yield join(lists, np.float32)
 
 
 def _joined(

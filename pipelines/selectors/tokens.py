@@ -89,7 +89,9 @@ class TokenLists:
 
 
 def join(parts: Sequence[TokenLists], kind: type[np.generic]) -> TokenLists:
-    """The values of several parts, of different rows in any order, as one."""
+    """The values of several parts, of different rows in any order, as one; of a single part, itself."""
+    if len(parts) == 1 and (np.diff(parts[0].rows) > 0).all():
+        return parts[0]
     rows = np.concatenate([np.zeros(0, np.int64), *(part.rows for part in parts)])
     lengths = np.concatenate([np.zeros(0, np.int64), *(np.diff(part.offsets) for part in parts)])
     offsets = offsets_of(lengths)
@@ -125,6 +127,6 @@ def positions(offsets: Ints, rows: Ints) -> Ints:
         [5, 0, 1]
     """
     lengths = np.diff(offsets)[rows]
-    own = np.arange(int(lengths.sum())) - np.repeat(offsets_of(lengths)[:-1], lengths)
-    found: Ints = np.repeat(offsets[rows], lengths) + own
+    found: Ints = np.repeat(offsets[rows] - offsets_of(lengths)[:-1], lengths)
+    found += np.arange(len(found))
     return found
