@@ -102,7 +102,7 @@ def read_text(numbers: Numbers, text: Ints) -> Text:
 
 
 @compiled
-def _states(text: Text, other: Ints) -> UInt64s:
+def read_states(text: Text, other: Ints) -> UInt64s:
     """The states after each token of the other text, (words, len(other)).
 
     A word is taken through all tokens before the next one, so that its state stays in a register.
@@ -122,21 +122,24 @@ def _states(text: Text, other: Ints) -> UInt64s:
 
 
 @compiled
-def common_tokens(text: Text, other: Ints, least: int) -> int:
-    """Length of a longest common subsequence of the text and another; -1 where it cannot be `least`."""
+def could_share(text: Text, other: Ints, least: int) -> bool:
+    """Whether the text has `least` of the other's tokens in any order, so that it may have them in order."""
     known = 0
     for token in other:
         known += text.has[token]
-    if known < least:
-        return -1
-    if known == 0:
-        return 0
+    return known >= least
+
+
+@compiled
+def common_tokens(states: UInt64s) -> int:
+    """Length of a longest common subsequence, by the states that the two texts lead to."""
     length = 0
-    for state in _states(text, other)[:, -1]:
-        rest = ~state
-        while rest:
-            rest &= rest - np.uint64(1)
-            length += 1
+    if states.shape[1] > 0:
+        for state in states[:, -1]:
+            rest = ~state
+            while rest:
+                rest &= rest - np.uint64(1)
+                length += 1
     return length
 
 
@@ -147,12 +150,16 @@ def _is_needed(states: UInt64s, at: int, there: int) -> bool:
 
 
 @compiled
-def align(text: Text, other: Ints) -> Ints:
-    """Positions (in the text, in the other) of a longest common subsequence, ascending, shape (length, 2)."""
-    states = _states(text, other)
-    pairs = np.empty((min(text.length, len(other)), 2), np.int64)
+def align(states: UInt64s, count: int) -> Ints:
+    """Positions (in the text, in the other) of a longest common subsequence, ascending, shape (length, 2).
+
+    Args:
+        states: That the two texts lead to.
+        count: Tokens of the text.
+    """
+    at, there = count, states.shape[1]
+    pairs = np.empty((min(at, there), 2), np.int64)
     left = len(pairs)
-    at, there = text.length, len(other)
     while at > 0 and there > 0:
         if not _is_needed(states, at, there):
             at -= 1
@@ -165,25 +172,29 @@ def align(text: Text, other: Ints) -> Ints:
 
 
 @compiled
-def sensitive_tokens(right: Text, wrong: Ints) -> tuple[Bools, Bools]:
+def sensitive_tokens(states: UInt64s, count: int) -> tuple[Bools, Bools]:
     """Which tokens of a right answer a wrong one lacks, and which of the wrong one are not in the right one.
 
     Where the wrong answer has tokens more and the right one none in their place, the right answer's next
     token counts, or its last.
 
+    Args:
+        states: That the right answer, as text, and the wrong one lead to.
+        count: Tokens of the right answer.
+
     Returns:
-        bool, shape (right.length,), and bool, shape (len(wrong),).
+        bool, one for each token of the right answer, and bool, one for each of the wrong one.
     """
-    count = right.length
-    own, theirs = np.ones(count, np.bool_), np.ones(len(wrong), np.bool_)
-    pairs = align(right, wrong)
+    others = states.shape[1]
+    own, theirs = np.ones(count, np.bool_), np.ones(others, np.bool_)
+    pairs = align(states, count)
     for pair in pairs:
         own[pair[0]] = theirs[pair[1]] = False
     at, there = -1, -1
     for pair in range(len(pairs) + 1):
         is_end = pair == len(pairs)
         following = count if is_end else pairs[pair, 0]
-        beyond = len(wrong) if is_end else pairs[pair, 1]
+        beyond = others if is_end else pairs[pair, 1]
         if following - at == 1 and beyond - there > 1 and count > 0:
             own[min(following, count - 1)] = True
         at, there = following, beyond
@@ -241,9 +252,9 @@ def weigh_sensitive(
             numbers, others, ends = _numbered(ids, bounds, rivals[starts[row] : stops[row]])
         here = slice(bounds[rights[row]], bounds[rights[row] + 1])
         text = read_text(numbers, ids[here])
-        nearest = _most_like(text, others, ends, least)
+        nearest, states = _most_like(text, others, ends, least)
         if nearest >= 0:
-            sensitive, theirs = sensitive_tokens(text, others[ends[nearest] : ends[nearest + 1]])
+            sensitive, theirs = sensitive_tokens(states, text.length)
             if sensitive.any():
                 found[row] = True
                 rival = rivals[starts[row] + nearest]
@@ -278,17 +289,21 @@ def _numbered(ids: Ints, bounds: Ints, rivals: Ints) -> tuple[Numbers, Ints, Int
 
 
 @compiled
-def _most_like(right: Text, others: Ints, ends: Ints, least: float) -> int:
-    """Which of the others, first to last, is most like a right answer; -1 where none is `least` like it."""
-    nearest, likeness = -1, -1.0
+def _most_like(right: Text, others: Ints, ends: Ints, least: float) -> tuple[int, UInt64s]:
+    """Which of the others, the first of equals, is most like a right answer, and the states they lead to.
+
+    -1 where none is `least` like it.
+    """
+    nearest, likeness, best = -1, -1.0, np.empty((0, 0), np.uint64)
     for at in range(len(ends) - 1):
         other = others[ends[at] : ends[at + 1]]
         total = max(1, right.length + len(other))  # two empty answers have nothing to weigh
         most = 2.0 * min(right.length, len(other)) / total
-        if most < least or most <= likeness:
-            continue
         needed = int(max(least, likeness) * total / 2.0)  # rounded down: never more than is needed
-        alike = 2.0 * common_tokens(right, other, needed) / total
+        if most < least or most <= likeness or not could_share(right, other, needed):
+            continue
+        states = read_states(right, other)
+        alike = 2.0 * common_tokens(states) / total
         if alike > likeness and alike >= least:
-            nearest, likeness = at, alike
-    return nearest
+            nearest, likeness, best = at, alike, states
+    return nearest, best
