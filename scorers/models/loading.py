@@ -34,7 +34,7 @@ _CUDA_BATCH_TOKENS = 16384
 # Logits of one chunk. On CPU 128 positions keep the matrix product busy; more is no faster and costs memory.
 _CPU_CHUNK_TOKENS = 128
 _CPU_CHUNK_BYTES = 64 * 2**20
-_CPU_BLOCK_BYTES = 4 * 2**20  # reduced at a time: what the cache holds
+_CPU_BLOCK_BYTES = 2 * 2**20  # reduced at a time: with two more tensors of its shape, what the cache holds
 _CUDA_CHUNK_BYTES = 256 * 2**20
 _PROBE_TOKENS = 16
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the probe's largest value
