@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from connectors.examples import ROWS_PER_BATCH
-from connectors.number_lists import codecs
+from connectors.number_lists import writing
 from connectors.storage import fetched, file_names, is_remote, join, open_binary, whole_file, write_text
 
 Int64s = npt.NDArray[np.int64]
@@ -184,7 +184,7 @@ class ShardWriter:
 
 
 def _writer(sink: str | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(sink, schema, compression=codecs(schema), use_dictionary=False)
+    return pq.ParquetWriter(sink, schema, use_dictionary=False, **writing(schema))
 
 
 def group_bytes(batch: pa.RecordBatch) -> int:

@@ -31,7 +31,7 @@ from pipelines.metrics import StageMetrics
 from pipelines.recipe import Recipe
 from pipelines.scored import Files, files_by_unit
 from pipelines.selectors.base import Decisions, Selector, VectorSelector
-from pipelines.selectors.tokens import TokenBlock, TokenLists, join, merge
+from pipelines.selectors.tokens import TokenBlock, TokenLists, check_weights, join, merge
 from pipelines.stages import StageResult, Workspace, run_stage
 from scorers.models.settings import EmbeddingSettings
 
@@ -190,6 +190,7 @@ def _record_tokens(
         decided.masks = masks if decided.masks is None else merge(decided.masks, masks, np.logical_and)
     if decisions.weigh_tokens is not None and decisions.weigh_tokens.any():
         weights = of_candidates(selector.token_weights(table, decisions, read), np.float32)
+        check_weights(weights, selector.name)
         before = decided.token_weights
         decided.token_weights = weights if before is None else merge(before, weights, np.multiply)
 

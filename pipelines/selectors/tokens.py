@@ -119,6 +119,22 @@ def merge(one: TokenLists, other: TokenLists, both: np.ufunc) -> TokenLists:
     return TokenLists(rows, offsets, values)
 
 
+def check_weights(weights: TokenLists, selector: str) -> None:
+    """Refuses weights that no trainer can use.
+
+    Raises:
+        ValueError: If one is negative or not finite.
+    """
+    wrong = np.flatnonzero(~(np.isfinite(weights.values) & (weights.values >= 0)))
+    if len(wrong):
+        row = weights.rows[np.searchsorted(weights.offsets, wrong[0], side="right") - 1]
+        raise ValueError(
+            f"{selector}: {len(wrong):,} weights of tokens are negative or not finite, the first, "
+            f"{weights.values[wrong[0]]}, of candidate {row:,}; if the selector is winnow's own, the stored "
+            "losses are damaged: delete the run's folder and run again"
+        )
+
+
 def positions(offsets: Ints, rows: Ints) -> Ints:
     """Where the tokens of some rows lie, row after row.
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.number_lists import codecs, flat, pack, packed_schema, unpack, unpacked_schema
+from connectors.number_lists import flat, pack, packed_schema, unpack, unpacked_schema
 from connectors.shards import read_schema, write_parquet
 
 VALUES = {
@@ -70,9 +70,18 @@ def test_only_lists_of_numbers_are_packed_and_only_a_packed_table_is_unpacked() 
     assert unpack(TABLE) is TABLE
 
 
-def test_packed_columns_are_compressed_lightly_and_files_without_them_as_ever() -> None:
-    assert codecs(packed_schema(TABLE.schema)) == {"id": "zstd", "loss": "lz4", "at": "lz4", "tags": "zstd"}
-    assert codecs(TABLE.schema) == "zstd"
+def test_packed_columns_are_compressed_lightly_and_have_no_statistics(tmp_path: Path) -> None:
+    def columns(table: pa.Table) -> dict[str, tuple[str, bool]]:
+        write_parquet(tmp_path / "part.parquet", table, table.schema)
+        group = pq.read_metadata(tmp_path / "part.parquet").row_group(0)
+        own = [group.column(at) for at in range(group.num_columns)]
+        return {
+            column.path_in_schema.split(".")[0]: (column.compression, column.is_stats_set) for column in own
+        }
+
+    packed = columns(pack(TABLE.select(["id", "loss", "at"])))
+    assert packed == {"id": ("ZSTD", True), "loss": ("LZ4", False), "at": ("LZ4", False)}
+    assert set(columns(TABLE).values()) == {("ZSTD", True)}
 
 
 def test_bytes_that_are_no_whole_number_of_values_are_refused() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -90,6 +91,13 @@ class _Tokens(TokenReader):
         yield block(names, dict.fromkeys(reads, losses))
 
 
+class _DamagedTokens(TokenReader):
+    def read(
+        self, rows: npt.NDArray[np.int64], names: npt.NDArray[np.int64], reads: Sequence[str]
+    ) -> Iterator[TokenBlock]:
+        yield block(names, {"token_nll": [[0.5, math.nan if row == 3 else 1.0] for row in rows.tolist()]})
+
+
 def test_masks_belong_to_the_row_they_were_made_for_and_go_with_dropped_rows() -> None:
     values = [(float(i), float(7 - i), "a", i != 2, 4) for i in range(8)]  # row 2 has no scores
     tokens = _Tokens({}, np.zeros(1, np.int64))
@@ -123,3 +131,10 @@ def test_pruning_without_stored_tokens_is_an_error() -> None:
     prune = parse_selector({"q_tuning": {"keep": 1.0, "token_keep": 0.5}})
     with pytest.raises(ValueError, match="reads tokens, but none were stored"):
         decide(_table([(float(i), float(9 - i), "a", True, 4) for i in range(9)]), [prune], 0)
+
+
+def test_damaged_losses_do_not_become_weights() -> None:
+    table = _table([(float(i), float(9 - i), "a", True, 2) for i in range(9)])
+    table = table.append_column("dft_weight", pa.array(np.ones(9)))
+    with pytest.raises(ValueError, match="dft: 1 weights .* nan, of candidate 3"):
+        decide(table, [parse_selector({"dft": {}})], 0, _DamagedTokens({}, np.zeros(1, np.int64)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.number_lists import pack
-from pipelines.selectors.tokens import TokenLists, join, merge
+from pipelines.selectors.tokens import TokenLists, check_weights, join, merge
 from tests.pipelines.selectors.tables import EXAMPLES
 from tests.pipelines.selectors.token_rows import by_row, lists_of
 
@@ -67,6 +69,14 @@ def test_packed_rows_are_what_arrow_makes_of_lists(rows: list[int], start: int, 
     made.validate(full=True)
     lists = pa.array([masks.get(row) for row in range(start, stop)], pa.list_(pa.bool_()))
     assert made.equals(pack(pa.table({"masks": lists}))["masks"].combine_chunks())
+
+
+@pytest.mark.parametrize("wrong", [-0.5, math.nan, math.inf])
+def test_weights_that_no_trainer_can_use_are_refused(wrong: float) -> None:
+    check_weights(lists_of({3: [0.0, 2.0], 5: []}, np.float32), "mine")
+    weights = lists_of({3: [1.0, 1.0], 5: [], 7: [1.0, wrong]}, np.float32)
+    with pytest.raises(ValueError, match=f"mine: 1 weights .* the first, {wrong}, of candidate 7"):
+        check_weights(weights, "mine")
 
 
 def test_packed_values_have_the_type_that_the_column_declares() -> None:
