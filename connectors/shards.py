@@ -129,7 +129,7 @@ def group_units(units: Sequence[Unit], rows: int, size: int | None = None) -> li
 class ShardWriter:
     """Writes one Parquet file whole or not at all; use as a context manager.
 
-    Rows are zstd-compressed in row groups, without dictionaries: ids, texts and scores
+    Rows are compressed in row groups (see number_lists.py), without dictionaries: ids, texts and scores
     hardly repeat, and zstd finds what does, in less time and space. The file appears under its name when
     the block ends without an error, and not at all otherwise.
 
