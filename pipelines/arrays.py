@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ import pyarrow.parquet as pq
 
 from connectors.number_lists import flat, offsets_of
 from connectors.storage import fetched
+from pipelines.ahead import ahead
 from pipelines.selectors.base import Vectors
 from pipelines.selectors.tokens import TokenBlock
 from scorers.models.settings import EmbeddingSettings
@@ -63,7 +62,7 @@ class TokenReader:
                     )
             return TokenBlock(names[chosen], offsets, {read: values for read, (_, values) in lists.items()})
 
-        yield from _ahead(block, files)
+        yield from ahead(block, files, READERS)
 
     def _lists(self, file: int, reads: Sequence[str], rows: npt.NDArray[np.int64]) -> dict[str, _Lists]:
         """What is asked for of some rows of a file."""
@@ -103,17 +102,6 @@ def _of_rows(offsets: npt.NDArray[np.int64], values: npt.NDArray[Any], rows: npt
         chosen[rows] = True
         values = values[np.repeat(chosen, lengths)]
     return own, values
-
-
-def _ahead(read: Callable[[int], TokenBlock], files: Sequence[int]) -> Iterator[TokenBlock]:
-    """`read` of each file, in order; the next ones are read while the caller works on this one."""
-    with ThreadPoolExecutor(READERS) as pool:
-        coming = deque(pool.submit(read, file) for file in files[:READERS])
-        for file in files[READERS:]:
-            yield coming.popleft().result()
-            coming.append(pool.submit(read, file))
-        while coming:
-            yield coming.popleft().result()
 
 
 @dataclass(frozen=True)

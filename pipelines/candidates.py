@@ -85,17 +85,27 @@ def _examples(units: Sequence[Unit], left: npt.NDArray[np.bool_], fields: Sequen
     """Identities of the rows that are left, and fields of the input."""
     names = ["id", "source", "group", *(["extra"] if fields else [])]
     parts = itertools.groupby((part for unit in units for part in unit.parts), key=itemgetter(0))
-    tables = [pa.table({name: pa.array([], pa.string()) for name in names})]
-    for path, own in parts:
+    groups = [(path, [group for _, group in own]) for path, own in parts]
+
+    def read(path: str, own: Sequence[int]) -> pa.Table:
         # Once for all of its units: a footer is as long as the file.
-        with pq.ParquetFile(fetched(path)) as file:
-            tables.append(file.read_row_groups([group for _, group in own], columns=names))
-    table = pa.concat_tables(tables).filter(pa.array(left))
+        with pq.ParquetFile(fetched(path), pre_buffer=False) as file:
+            return file.read_row_groups(own, columns=names)
+
+    def chosen(part: pa.Table, start: int) -> pa.Table:
+        own = part.filter(pa.array(left[start : start + part.num_rows]))
+        return own.set_column(own.schema.get_field_index("group"), "group", _encoded(own["group"]))
+
+    none = pa.table({name: pa.array([], pa.string()) for name in names})
+    with ThreadPoolExecutor(pa.cpu_count()) as pool:
+        found = [none, *pool.map(lambda part: read(*part), groups)]
+        starts = np.cumsum([0, *(part.num_rows for part in found)])
+        table = pa.concat_tables(pool.map(chosen, found, starts))
     if fields:
-        found: dict[str, list[Any]] = {name: [] for name in fields}
-        add_fields(found, table["extra"])
+        values_of: dict[str, list[Any]] = {name: [] for name in fields}
+        add_fields(values_of, table["extra"])
         table = table.drop_columns(["extra"])
-        for name, values in found.items():
+        for name, values in values_of.items():
             table = table.append_column(name, field_column(values))
     return table
 
@@ -115,6 +125,11 @@ def _scores(
             if not table["id"].equals(ids.slice(start, stop - start)):
                 raise ValueError(f"{unit[0]}: its ids are not those of the examples; delete it and run again")
     return pa.concat_tables(tables).select(names)
+
+
+def _encoded(groups: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Each group once, and where it stands; rows are then copied without the 32 bytes of their group."""
+    return groups.cast(pa.large_string()).dictionary_encode()
 
 
 def is_field(column: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -24,6 +25,7 @@ from connectors import storage
 from connectors.manifest import Fingerprint, check_unchanged, fingerprint
 from connectors.number_lists import packed_schema
 from connectors.shards import NARROW_ROWS, ShardWriter, Unit, read_footer, read_stats
+from pipelines.ahead import ahead
 from pipelines.arrays import TokenReader, VectorReader
 from pipelines.candidates import Candidates, gather
 from pipelines.drops import drop_files, rows_left
@@ -268,7 +270,8 @@ def write_decisions(path: str | Path, decided: Decided, candidates: Candidates) 
     of_tokens = [(name, pa.list_(kind)) for name, kind in TOKEN_FIELDS.items()]
     schema = packed_schema(pa.schema([*DECISION_FIELDS, *own, *of_tokens]))
     with ShardWriter(path, schema, NARROW_ROWS) as writer:
-        for table in _decision_tables(decided, candidates.table["id"], candidates.rows, schema):
+        table_at = partial(_decision_table, decided, candidates.table["id"], candidates.rows, schema)
+        for table in ahead(table_at, range(0, len(candidates.rows), CHUNK), 1):
             writer.write(table)
         # JSON has no infinity: what has no limit is null.
         facts = [
@@ -280,28 +283,28 @@ def write_decisions(path: str | Path, decided: Decided, candidates: Candidates) 
     return writer.bytes
 
 
-def _decision_tables(
-    decided: Decided, ids: pa.ChunkedArray, rows: npt.NDArray[np.int64], schema: pa.Schema
-) -> Iterator[pa.Table]:
-    for start in range(0, len(rows), CHUNK):
-        part = slice(start, start + CHUNK)
-        stop = min(start + CHUNK, len(rows))
-        arrays = [
-            pa.array(rows[part]),
-            ids[part].combine_chunks().cast(pa.string()),
-            pa.array(decided.keep[part]),
-            pa.array(decided.stage[part], pa.string()),
-            pa.array(decided.selector[part], pa.string()),
-            pa.array(decided.reason[part], pa.string()),
-            pa.array(decided.weights[part], pa.float32()),
-            *(
-                column.slice(start, CHUNK).cast(_stored(column.type))
-                for _, column in sorted(decided.columns.items())
-            ),
-            _token_column(decided.masks, start, stop, TOKEN_FIELDS["token_keep"]),
-            _token_column(decided.token_weights, start, stop, TOKEN_FIELDS["token_weight"]),
-        ]
-        yield pa.Table.from_arrays(arrays, schema=schema)
+def _decision_table(
+    decided: Decided, ids: pa.ChunkedArray, rows: npt.NDArray[np.int64], schema: pa.Schema, start: int
+) -> pa.Table:
+    """The decisions on CHUNK candidates from `start` on."""
+    stop = min(start + CHUNK, len(rows))
+    part = slice(start, stop)
+    arrays = [
+        pa.array(rows[part]),
+        ids[part].combine_chunks().cast(pa.string()),
+        pa.array(decided.keep[part]),
+        pa.array(decided.stage[part], pa.string()),
+        pa.array(decided.selector[part], pa.string()),
+        pa.array(decided.reason[part], pa.string()),
+        pa.array(decided.weights[part], pa.float32()),
+        *(
+            column.slice(start, CHUNK).cast(_stored(column.type))
+            for _, column in sorted(decided.columns.items())
+        ),
+        _token_column(decided.masks, start, stop, TOKEN_FIELDS["token_keep"]),
+        _token_column(decided.token_weights, start, stop, TOKEN_FIELDS["token_weight"]),
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _stored(kind: pa.DataType) -> pa.DataType:

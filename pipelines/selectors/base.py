@@ -7,7 +7,8 @@ The table has these columns (scores only when the recipe computes them; null whe
 
 | column | type | |
 |---|---|---|
-| id, source, group | string | identity; rows with one prompt share `group` |
+| id, source | string | identity |
+| group | string or dictionary of such | rows with one prompt share it |
 | prompt_tokens, response_tokens | int32 | of the target model's tokenizer |
 | truncated | bool | the response was cut to fit the model |
 | status | string | "ok", or why the row has no scores |
@@ -316,7 +317,7 @@ def id_ranks(candidates: pa.Table) -> npt.NDArray[np.int64]:
 
 
 def group_codes(candidates: pa.Table) -> npt.NDArray[np.int64]:
-    """A number for the group of each candidate, int64, shape (n,), in [0, number of groups)."""
+    """A number from 0 for the group of each candidate, int64, shape (n,); some may stand for no candidate."""
     encoded = one_chunk(candidates.column("group")).dictionary_encode()
     codes: npt.NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
     return codes

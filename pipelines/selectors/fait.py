@@ -28,8 +28,7 @@ leave it out, or the pairs are gone. Put selectors that drop wrong answers behin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar
 
@@ -39,6 +38,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from connectors.number_lists import offsets_of
+from pipelines.ahead import ahead
 from pipelines.selectors.base import (
     Decisions,
     Selector,
@@ -49,11 +49,14 @@ from pipelines.selectors.base import (
     without_score,
 )
 from pipelines.selectors.pass_rate import labels
-from pipelines.selectors.tokens import TokenBlock, TokenLists, TokenRows, join
+from pipelines.selectors.rivals import Answers, chunks, first_of_groups, whole_prompts
+from pipelines.selectors.tokens import TokenBlock, TokenLists, TokenRows
 
+Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-TOKENS_AT_ONCE = 2**26  # response tokens in memory, 8 bytes each: 512 MB
+TOKENS_AT_ONCE = 2**26  # response tokens in memory at most, 8 bytes each: 512 MB
+TOKENS_OF_A_BLOCK = 2**19  # weighed at a time at least: 4 MB, which the cache may still hold
 
 _REASONS = (
     "fait: wrong answer, serves as a rival only",
@@ -118,97 +121,41 @@ class Fait(Selector):
         Rows of `weigh_tokens` without such a wrong answer, or with none that differs, are left out: their
         tokens weigh 1 each.
         """
-        # Loads Numba, which reading a recipe does not need.
-        from pipelines.selectors.alignment import weigh_sensitive
-
         if decisions.weigh_tokens is None or not decisions.weigh_tokens.any():
             return
         wrong = labels(candidates, self.correct, self.name) == 0
         length = counts(candidates, "response_tokens", self.name)
         group, order = group_codes(candidates), id_ranks(candidates)
         rivals = first_of_groups(np.flatnonzero(wrong), group, order, self.rivals)
-        for rows in chunks(np.flatnonzero(decisions.weigh_tokens), rivals, group, length, TOKENS_AT_ONCE):
+        weighed = np.flatnonzero(decisions.weigh_tokens)
+        for rows in chunks(weighed, rivals, group, length, TOKENS_AT_ONCE):
             compared = rivals[np.isin(group[rivals], group[rows])]
-            needed = np.zeros(len(group), np.bool_)
-            needed[rows] = needed[compared] = True
-            read = np.flatnonzero(needed)
-            offsets, ids, nll = _joined(tokens(read), length[read])
-            weigh = partial(
-                weigh_sensitive,
-                ids=ids,
-                nll=nll,
-                bounds=offsets,
-                rivals=np.searchsorted(read, compared),
-                least=self.similarity,
-                strength=self.strength,
-                temperature=self.temperature,
-            )
-            places = np.searchsorted(read, rows)
-            of_each = (
-                places,
-                np.searchsorted(group[compared], group[rows], side="left"),
-                np.searchsorted(group[compared], group[rows], side="right"),
-            )
-            parts = [np.array_split(values, pa.cpu_count()) for values in (*of_each, rows)]
-            with ThreadPoolExecutor(pa.cpu_count()) as pool:  # compiled, so outside of Python's lock
-                weighed = list(pool.map(weigh, *parts[:-1]))
-            lists = [
-                TokenLists(own[found], offsets_of(length[own[found]]), weights)
-                for own, (weights, found) in zip(parts[-1], weighed, strict=True)
-            ]
-            yield join(lists, np.float32)
+            answers = Answers(group, length, rows, compared)
+            blocks = whole_prompts(tokens(answers.read), answers, TOKENS_OF_A_BLOCK)
+            yield from ahead(partial(self._weigh, answers), blocks, pa.cpu_count())
 
+    def _weigh(self, answers: Answers, part: tuple[TokenBlock, Bools]) -> TokenLists:
+        """The weights of a block's right answers whose prompt is whole in it."""
+        from pipelines.selectors.alignment import weigh_sensitive  # loads Numba, which a recipe does not need
 
-def _joined(
-    blocks: Iterable[TokenBlock], lengths: Ints
-) -> tuple[Ints, npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Offsets, token ids and losses of all rows of the blocks, of these lengths.
-
-    The arrays have their full size from the beginning: kept and joined at the end, blocks would be in memory
-    twice, and each in memory of its own, which takes as long again as to read it.
-    """
-    offsets, row = offsets_of(lengths), 0
-    ids, nll = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
-    for block in blocks:
-        own = slice(row, row + len(block.rows))
-        if not np.array_equal(np.diff(block.offsets), lengths[own]):
-            raise ValueError(
-                "fait: the stored tokens of some row are not as many as its response_tokens; "
-                "delete the run's folder and run again"
-            )
-        values = slice(offsets[own.start], offsets[own.stop])
-        ids[values], nll[values] = block.arrays["token_ids"], block.arrays["token_nll"]
-        row = own.stop
-    return offsets, ids, nll
-
-
-def first_of_groups(rows: Ints, group: Ints, ids: Ints, count: int) -> Ints:
-    """The first `count` of the rows of each group by id, sorted by group and then id.
-
-    Args:
-        rows: Candidate indices.
-        group: Number of the group of each candidate, shape (n,).
-        ids: Place of each candidate in the order of ids, shape (n,).
-        count: At least 1.
-    """
-    ordered = rows[np.lexsort((ids[rows], group[rows]))]
-    place = np.arange(len(ordered)) - np.searchsorted(group[ordered], group[ordered])
-    first: Ints = ordered[place < count]
-    return first
-
-
-def chunks(rows: Ints, rivals: Ints, group: Ints, tokens: Ints, limit: int) -> Iterator[Ints]:
-    """The rows, sorted by group, in parts that have about `limit` tokens together with their rivals.
-
-    Args:
-        rows: Candidate indices, at least one.
-        rivals: Candidate indices, sorted by group.
-        group: Number of the group of each candidate, shape (n,).
-        tokens: Response tokens of each candidate, shape (n,).
-        limit: A part exceeds it by no more than one row and the rivals of its group.
-    """
-    rows = rows[np.lexsort((rows, group[rows]))]
-    of_rivals = np.bincount(group[rivals], weights=tokens[rivals], minlength=int(group.max()) + 1)
-    first = np.append(True, np.diff(group[rows]) > 0)
-    cost = tokens[rows] + np.where(first, of_rivals[group[rows]], 0)
-    yield from np.split(rows, np.flatnonzero(np.diff(np.cumsum(cost) // limit)) + 1)
+        block, whole = part
+        group = answers.group[block.rows]
+        rights = np.flatnonzero(whole & answers.is_right[block.rows])
+        rights = rights[np.argsort(group[rights], kind="stable")]
+        place = answers.place[block.rows]
+        rivals = np.flatnonzero(place >= 0)
+        rivals = rivals[np.argsort(place[rivals])]
+        weights, found = weigh_sensitive(
+            rights,
+            np.searchsorted(group[rivals], group[rights], side="left"),
+            np.searchsorted(group[rivals], group[rights], side="right"),
+            block.arrays["token_ids"],
+            block.arrays["token_nll"],
+            block.offsets,
+            rivals,
+            self.similarity,
+            self.strength,
+            self.temperature,
+        )
+        rows = block.rows[rights[found]]
+        return TokenLists(rows, offsets_of(answers.length[rows]), weights)

@@ -17,6 +17,7 @@ from pipelines.arrays import TokenReader
 from pipelines.candidates import add_fields, gather
 from pipelines.drops import DROP_SCHEMA
 from pipelines.scored import files_by_unit
+from pipelines.selectors.base import group_codes
 from pipelines.selectors.tokens import TokenBlock, TokenLists
 from pipelines.stages import StageResult
 from tests.pipelines.selectors.token_rows import by_row
@@ -77,6 +78,16 @@ def test_candidates_are_the_rows_that_no_file_drops_with_the_columns_asked_for(
     assert found.table["loss"].to_pylist() == numbers
     assert found.rows.tolist() == LEFT
     assert found.starts.tolist() == [0, 2, 4, 8]  # units of 3, 4 and 4 rows
+
+
+def test_a_group_is_stored_once_even_if_it_goes_on_in_the_next_file(
+    units: list[Unit], tmp_path: Path
+) -> None:
+    table = gather(units, [drops(tmp_path)], []).table
+    assert table["group"].to_pylist() == [f"group{row // 2}" for row in LEFT]
+    (column,) = table["group"].chunks
+    assert column.dictionary.to_pylist() == [f"group{at}" for at in range(6)]
+    assert group_codes(table).tolist() == [row // 2 for row in LEFT]
 
 
 def test_a_file_without_a_wanted_column_is_not_read(units: list[Unit], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pipelines.selectors import alignment, fait
 from pipelines.selectors.alignment import Text, could_share, number_tokens, read_states, read_text
-from pipelines.selectors.fait import Fait, chunks, first_of_groups
+from pipelines.selectors.fait import Fait
 from pipelines.selectors.tokens import TokenBlock
 from tests.pipelines.selectors.tables import EXAMPLES, candidates, kept_rows
 from tests.pipelines.selectors.token_rows import by_row, stored
@@ -323,6 +323,7 @@ def test_the_order_of_rows_and_the_size_of_parts_change_no_weight(
     order = data.draw(st.permutations(range(len(rows))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fait, "TOKENS_AT_ONCE", data.draw(st.integers(1, 40)))
+        patch.setattr(fait, "TOKENS_OF_A_BLOCK", data.draw(st.integers(1, 40)))
         after = weights_of(
             [rows[at] for at in order],
             [correct[at] for at in order],
@@ -332,39 +333,6 @@ def test_the_order_of_rows_and_the_size_of_parts_change_no_weight(
             **options,
         )
     assert {order[row]: weights for row, weights in after.items()} == before
-
-
-@EXAMPLES
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 20)), max_size=30), st.integers(1, 60)
-)
-def test_parts_hold_every_row_once_and_about_as_many_tokens_as_asked_for(
-    cells: list[tuple[int, bool, int]], limit: int
-) -> None:
-    group, right, tokens = (np.array([cell[at] for cell in cells], np.int64) for at in range(3))
-    rows, rivals = np.flatnonzero(right), np.flatnonzero(right == 0)
-    rivals = first_of_groups(rivals, group, np.arange(len(cells)), 2)
-    if not len(rows):
-        return
-    parts = list(chunks(rows, rivals, group, tokens, limit))
-    assert sorted(np.concatenate(parts).tolist()) == rows.tolist()
-    for part in parts:
-        held = tokens[part].sum() + tokens[rivals[np.isin(group[rivals], group[part])]].sum()
-        assert held <= limit + 20 + 2 * 20
-
-
-@EXAMPLES
-@given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5), seeds)
-def test_the_first_rows_of_a_group_are_those_with_the_first_ids(
-    group: list[int], count: int, seed: int
-) -> None:
-    ids = np.random.default_rng(seed).permutation(len(group))
-    found = first_of_groups(np.arange(len(group)), np.array(group, np.int64), ids, count)
-    expected = []
-    for name in sorted(set(group)):
-        members = [at for at, own in enumerate(group) if own == name]
-        expected += sorted(members, key=lambda at: int(ids[at]))[:count]
-    assert found.tolist() == expected
 
 
 # --- real answers -----------------------------------------------------------------------------------------
