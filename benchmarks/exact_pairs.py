@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pipelines.dedupe.compiled import compiled
+from scorers.compiled import compiled
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -8,6 +8,7 @@ tokenizer trained on the data. All ways read the same rows with the same tokens:
 
 - loop: one row a call, all logits, log_softmax; loss, entropy and top-1, as published scorers do it
 - batches: 8 rows a call in the order of the data, padded, with an attention mask, all logits, log_softmax
+- batches of 32: the same, of 32 rows
 - ours: `score_examples` with every output, rendering and tokenising included
 - ours, 3 signals: the same with loss, entropy and top-1 only
 - ours, compiled: as ours, with `model: {compile: true}`
@@ -37,6 +38,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +66,12 @@ SHAPES = {
     "llama-3.2-1b": (2048, 8192, 16, 32, 8, 128_256, True, 64),
     "qwen3-8b": (4096, 12_288, 36, 32, 8, 151_936, False, 128),
 }
-ARRIVAL_BATCH = 8
 LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # nats, of the mean over all rows
-WAYS = ("loop", "batches", "ours", "ours, 3 signals", "ours, compiled", "bare", "bare, full head")
+WAYS = (
+    "loop", "batches", "batches of 32",
+    "ours", "ours, 3 signals", "ours, compiled",
+    "bare", "bare, full head",
+)  # fmt: skip
 THREE = ("loss", "entropy", "top1_agreement")
 
 
@@ -272,11 +277,13 @@ def _loop(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence], 
 
 
 @torch.inference_mode()
-def _batches(model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int) -> Losses:
+def _batches(
+    model: LoadedModel, _: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int, size: int = 8
+) -> Losses:
     del calls
     network, losses = model.network, []
-    for start in range(0, len(rows), ARRIVAL_BATCH):
-        some = rows[start : start + ARRIVAL_BATCH]
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
         width = max(len(row.ids) for row in some)
         ids, mask = torch.zeros(2, len(some), width, dtype=torch.int64)
         for at, row in enumerate(some):
@@ -331,18 +338,15 @@ def _bare(
         list(pool.map(run, pack([int(row.targets[-1]) for row in rows], model.batch_tokens)))
 
 
-def _bare_full(model: LoadedModel, batch: pa.RecordBatch, rows: Sequence[TokenSequence], calls: int) -> None:
-    _bare(model, batch, rows, calls, full_head=True)
-
-
 _WAYS: dict[str, Way] = {
     "loop": _loop,
     "batches": _batches,
+    "batches of 32": partial(_batches, size=32),
     "ours": _ours,
     "ours, 3 signals": _ours_with_three,
     "ours, compiled": _ours,
     "bare": _bare,
-    "bare, full head": _bare_full,
+    "bare, full head": partial(_bare, full_head=True),
 }
 
 
@@ -368,7 +372,7 @@ def report(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -
         lines.append(f"| {way} | {median:,.0f} | {spread} | {peak:,.0f} | {ready:.0f} | {share} |")
     lines.append("")
     for ours in ("ours", "ours, 3 signals", "ours, compiled"):
-        for other in ("loop", "batches", "bare", "bare, full head"):
+        for other in ("loop", "batches", "batches of 32", "bare", "bare, full head"):
             if runs.get(ours) and runs.get(other):
                 pairs = [b["seconds"] / a["seconds"] for a, b in zip(runs[ours], runs[other], strict=True)]
                 lines.append(f"{ours} / {other}: {statistics.median(pairs):.2f}")

@@ -255,7 +255,7 @@ def memory_bytes(model: LoadedModel, precision: int) -> int:
     held = precision * sum(weight.numel() for weight in weights.values())
     inner = getattr(network.body.config, "intermediate_size", None) or 4 * width
     activations = model.batch_tokens * (8 * width + 3 * inner) * precision
-    logits = vocabulary * (network.chunk_tokens * (precision + 4) + 2 * network.block_tokens * 4)
+    logits = vocabulary * network.chunk_tokens * (precision + 4)
     return int(held + activations + logits)
 
 

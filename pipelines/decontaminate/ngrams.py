@@ -28,9 +28,9 @@ import pyarrow as pa
 from connectors.examples import prompt_text, response_text
 from pipelines.decontaminate.eval_sets import EvalItem
 from pipelines.decontaminate.settings import DecontaminateSettings
-from pipelines.dedupe.compiled import compiled
 from pipelines.dedupe.hashing import Int64s, UInt64s
 from pipelines.dedupe.shingles import hash_ngrams, hash_texts, scope_texts, split_words
+from scorers.compiled import compiled
 
 MAX_ITEMS = 10
 MIN_PROMPT_WORDS = 5

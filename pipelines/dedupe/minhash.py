@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.dedupe.compiled import compiled
 from pipelines.dedupe.hashing import Int64s, UInt64s, fold64, mix64
+from scorers.compiled import compiled
 
 UInt32s = npt.NDArray[np.uint32]
 

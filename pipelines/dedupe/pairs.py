@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.dedupe.compiled import compiled
 from pipelines.dedupe.hashing import Int64s, UInt64s
+from scorers.compiled import compiled
 
 Bools = npt.NDArray[np.bool_]
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.dedupe.compiled import compiled
+from scorers.compiled import compiled
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating]

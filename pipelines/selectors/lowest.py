@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.dedupe.compiled import compiled
+from scorers.compiled import compiled
 
 
 @compiled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.dedupe.compiled import compiled
+from scorers.compiled import compiled
 
 UInt64s = npt.NDArray[np.uint64]
 _BYTE, _ROUNDS_DONE = np.uint64(8), np.uint64(0xFF)

@@ -94,8 +94,7 @@ class CausalModel:
         head: The output layer, from hidden states to logits.
         device: Where ids go.
         chunk_tokens: Positions that go through the head at a time.
-        block_tokens: Positions of a chunk that are reduced at a time.
-        fused: Whether logits are reduced by the kernel of fused.py.
+        fused: Whether logits are reduced by fused_cpu.py or fused_cuda.py.
         shares_context: Whether it takes answers to one prompt behind that prompt, see layout.py.
         softcap: `final_logit_softcapping` of Gemma: logits become cap * tanh(logits / cap).
         logit_scale: Cohere's factor, or one over Granite's divisor.
@@ -105,7 +104,6 @@ class CausalModel:
     head: Any
     device: torch.device
     chunk_tokens: int
-    block_tokens: int
     fused: bool = False
     shares_context: bool = False
     softcap: float | None = None
@@ -190,23 +188,23 @@ def _reduce(
     if not outputs:
         return {}
     parts: list[dict[Output, torch.Tensor]] = []
-    rows = 0 if model.fused else min(model.block_tokens, model.chunk_tokens, len(targets))
+    rows = 0 if model.fused else min(model.chunk_tokens, len(targets))
     scratch = torch.empty(2, rows, len(model.head.weight), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(targets), model.chunk_tokens):
         logits = model.logits(hidden[start : start + model.chunk_tokens])
         labels = targets[start : start + model.chunk_tokens]
-        if model.fused:
-            parts.append(reduce_logits(fused_logits(logits, labels), outputs))
-            continue
-        for at in range(0, len(labels), model.block_tokens):
-            block = slice(at, at + model.block_tokens)
-            parts.append(reduce_logits(Logits(logits[block], labels[block], scratch), outputs))
+        own = fused_logits(logits, labels) if model.fused else Logits(logits, labels, scratch)
+        parts.append(reduce_logits(own, outputs))
     return {output: torch.cat([part[output] for part in parts]) for output in outputs}
 
 
 def fused_logits(logits: torch.Tensor, labels: torch.Tensor) -> Logits:
-    """The logits, reduced by the kernel; only machines with CUDA have Triton."""
-    from scorers.models.fused import FusedLogits
+    """The logits, all sums over the vocabulary in one call."""
+    if logits.device.type == "cpu":
+        from scorers.models.fused_cpu import CompiledLogits  # loads Numba
+
+        return CompiledLogits(logits, labels)
+    from scorers.models.fused_cuda import FusedLogits  # only machines with CUDA have Triton
 
     return FusedLogits(logits.contiguous(), labels)
 

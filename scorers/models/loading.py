@@ -34,7 +34,6 @@ _CUDA_BATCH_TOKENS = 16384
 # Logits of one chunk. On CPU 128 positions keep the matrix product busy; more is no faster and costs memory.
 _CPU_CHUNK_TOKENS = 128
 _CPU_CHUNK_BYTES = 64 * 2**20
-_CPU_BLOCK_BYTES = 2 * 2**20  # reduced at a time: with two more tensors of its shape, what the cache holds
 _CUDA_CHUNK_BYTES = 256 * 2**20
 _PROBE_TOKENS = 16
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the probe's largest value
@@ -133,7 +132,7 @@ def _load(settings: ModelSettings) -> LoadedModel:
     network = replace(
         network,
         shares_context=_shares_context(model.config, network, vocabulary, dtype),
-        fused=device.type == "cuda" and _can_fuse(network, vocabulary),
+        fused=_can_fuse(network, vocabulary),
     )
     if settings.compile:
         _compile(settings.path, network, vocabulary, dtype)
@@ -233,13 +232,11 @@ def _max_tokens(settings: ModelSettings, config: Any, tokenizer: Any) -> int:  #
 def _take_apart(model: Any, device: torch.device, vocabulary: int) -> CausalModel:  # noqa: ANN401 - transformers is untyped
     config = model.config.get_text_config()
     divisor = getattr(config, "logits_scaling", None)
-    chunk = _chunk_tokens(device, vocabulary)
     return CausalModel(
         body=model.base_model,
         head=model.get_output_embeddings(),
         device=device,
-        chunk_tokens=chunk,
-        block_tokens=chunk if device.type == "cuda" else max(1, _CPU_BLOCK_BYTES // (4 * vocabulary)),
+        chunk_tokens=_chunk_tokens(device, vocabulary),
         softcap=getattr(config, "final_logit_softcapping", None),
         logit_scale=1.0 / divisor if divisor else getattr(config, "logit_scale", None),
     )
@@ -306,15 +303,15 @@ def _shares_context(config: Any, network: CausalModel, vocabulary: int, dtype: t
 
 @torch.inference_mode()
 def _can_fuse(network: CausalModel, vocabulary: int) -> bool:
-    """Whether the kernel of fused.py runs here and agrees with the plain reductions."""
+    """Whether fused_cpu.py or fused_cuda.py runs here and agrees with the plain reductions."""
     probe = _probe(vocabulary)
     wanted = Wanted(frozenset(TOKEN_OUTPUTS))
     (plain,) = forward(network, [probe], wanted)
     try:
         (fused,) = forward(replace(network, fused=True), [probe], wanted)
-    # Triton compiles for the device at hand; what can go wrong there has no common type.
+    # Numba and Triton compile for the machine at hand; what can go wrong there has no common type.
     except Exception as error:  # noqa: BLE001
-        _LOG.warning("logits are reduced without the fused kernel, which does not run here: %s", error)
+        _LOG.warning("logits are reduced by slower means, as the compiled ones do not run here: %s", error)
         return False
     return all(np.allclose(fused[name], plain[name], rtol=1e-4, atol=1e-5) for name in plain)
 

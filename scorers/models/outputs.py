@@ -138,4 +138,4 @@ def reduce_logits(logits: Logits, outputs: Collection[Output]) -> dict[Output, t
     Returns:
         float32 tensors of shape (N,), for the outputs wanted that are numbers per token.
     """
-    return {name: reduce(logits) for name, reduce in REDUCTIONS.items() if name in outputs}
+    return {name: reduce(logits).float() for name, reduce in REDUCTIONS.items() if name in outputs}

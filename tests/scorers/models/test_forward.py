@@ -90,7 +90,7 @@ def assert_close(found: RowOutputs, expected: dict[Output, np.ndarray[Any, Any]]
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=5),
     chunk=st.integers(1, 40),
-    block=st.integers(1, 40),
+    fused=st.booleans(),
     scale=st.sampled_from([None, 0.25]),
     gaps=st.randoms(use_true_random=False),
 )
@@ -98,11 +98,11 @@ def test_every_output_agrees_with_float64_whatever_the_batch_and_the_chunks(
     toy: LoadedModel,
     lengths: list[tuple[int, int]],
     chunk: int,
-    block: int,
+    fused: bool,
     scale: float | None,
     gaps: Any,
 ) -> None:
-    network = replace(toy.network, chunk_tokens=chunk, block_tokens=block, logit_scale=scale)
+    network = replace(toy.network, chunk_tokens=chunk, fused=fused, logit_scale=scale)
     rows = []
     for row in sequences(lengths):  # some targets are left out, some do not count
         chosen = np.array(sorted(gaps.sample(range(len(row.targets)), gaps.randint(1, len(row.targets)))))

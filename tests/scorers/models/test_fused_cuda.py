@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="torch for this platform comes without Trit
 CHECK = """
 import numpy as np, torch
 from scorers.base import TOKEN_OUTPUTS
-from scorers.models import fused
+from scorers.models import fused_cuda as fused
 from scorers.models.outputs import Logits, reduce_logits
 
 fused._BLOCK = 64
@@ -37,7 +37,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from scorers.models import fused
+from scorers.models import fused_cuda as fused
 
 for logits in ("*bf16", "*fp32"):
     types = {"logits": logits, "labels": "*i64", "sums": "*fp32"}
