@@ -313,7 +313,14 @@ def _can_fuse(network: CausalModel, vocabulary: int) -> bool:
     except Exception as error:  # noqa: BLE001
         _LOG.warning("logits are reduced by slower means, as the compiled ones do not run here: %s", error)
         return False
-    return all(np.allclose(fused[name], plain[name], rtol=1e-4, atol=1e-5) for name in plain)
+    # The plain rank compares logits less the greatest one, where rounding can make unequal ones equal.
+    agrees = all(
+        np.allclose(fused[name], plain[name], rtol=1e-4, atol=1.0 if name == "rank" else 1e-5)
+        for name in plain
+    )
+    if not agrees:
+        _LOG.warning("logits are reduced by slower means, as the compiled ones give other numbers here")
+    return agrees
 
 
 @torch.inference_mode()

@@ -25,8 +25,9 @@ from transformers import (
     GraniteForCausalLM,
 )
 
-from scorers.models import loading
+from scorers.models import forward, loading
 from scorers.models.loading import load_model
+from scorers.models.outputs import Logits
 from scorers.models.settings import ModelSettings
 from tests.scorers.toy_models import CONTEXT, tokenizer
 
@@ -113,6 +114,21 @@ def test_a_model_is_loaded_once_in_a_process(toy_folder: Path) -> None:
     model = load_model(on_cpu(toy_folder))
     assert load_model(on_cpu(toy_folder)) is model
     assert load_model(on_cpu(toy_folder, max_tokens=64)) is not model
+
+
+def test_compiled_sums_are_used_and_left_where_they_find_other_numbers(
+    toy_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = load_model(ModelSettings(path=str(toy_folder), device="cpu", max_tokens=CONTEXT - 1)).network
+    assert network.fused
+    fused_logits = forward.fused_logits
+
+    def wrong(logits: torch.Tensor, labels: torch.Tensor) -> Logits:
+        return fused_logits(logits * 1.01, labels)
+
+    monkeypatch.setattr(forward, "fused_logits", wrong)
+    assert not loading._can_fuse(replace(network, fused=False), len(network.head.weight))
+    assert "give other numbers" in caplog.text
 
 
 def test_an_encoder_is_refused_because_it_sees_later_tokens(tmp_path: Path) -> None:
